@@ -1,0 +1,62 @@
+// What a client or a worker asks of an engine: run operations atomically,
+// and ring whoever waits for what they did. Engines are chosen by URL in
+// engine.c, and nowhere else.
+#pragma once
+
+#include "model/model.h"
+
+typedef struct dti_engine dti_engine;
+typedef struct dti_bell dti_bell;
+
+typedef struct {                 // values outlive open only
+    const char *url;             // "memory:", "sqlite:jobs.db"
+    const char *app;             // the namespace; memory: stores are shared by (app, url) in a process
+    bool full;                   // durability=full
+    int64_t lease_us;
+} dti_engine_conf;
+
+typedef struct {
+    const char *scheme;
+    dtask_err (*open)(const dti_engine_conf *, dti_engine **out);
+    // Ends it for this holder; calls in other threads must have returned.
+    void (*close)(dti_engine *);
+    // Runs the ops, each atomically and in order; on return each op's err is
+    // set, and what was accepted is as durable as the engine promises. Any
+    // thread; blocks while others write. Several threads' ops share commits.
+    void (*call)(dti_engine *, dti_arena *, dti_op *ops, size_t n);
+
+    // ---- bells: how a sleeper learns of news ----
+    // One for each worker and each waiting client thread. fd is readable when
+    // rung. A worker's bell also is its sign of life: it dies with the
+    // process, and the engine's sweep gives back what the worker held.
+    dtask_err (*bell_open)(dti_engine *, uint64_t worker /* 0: a client */, dti_bell **out);
+    void (*bell_close)(dti_bell *);
+    int (*bell_fd)(dti_bell *);
+    // About to sleep: from now on ring me when one of these types has ready
+    // tasks (or my wakes, for a worker), or when this job has ended or
+    // changed. Then look once more, then poll the fd, then awake.
+    void (*bell_asleep)(dti_bell *, const uint32_t *types, size_t n, const dti_hash *job);
+    // Clears the fd and the asleep mark. Sign of life too.
+    void (*bell_awake)(dti_bell *);
+    // Sign of life: call at least each lease/3.
+    void (*bell_beat)(dti_bell *);
+    // What slot i of this worker executes now (job 0: nothing), so that its
+    // death charges these only. i < DTI_BELL_SLOTS. A plain store: any thread.
+    void (*bell_runs)(dti_bell *, unsigned i, uint64_t job, uint32_t ord);
+    // Some worker of another bell sleeps for this type.
+    bool (*hungry)(dti_engine *, dti_bell *self, uint32_t type);
+    // Rings one bell from another thread of this process (stop, new outbox).
+    void (*bell_ring)(dti_bell *);
+} dti_engine_ops;
+
+enum { DTI_BELL_SLOTS = 64 };
+
+struct dti_engine {
+    const dti_engine_ops *ops;
+};
+
+// EARGS: no such scheme, malformed. Other errors are the engine's.
+dtask_err dti_engine_open(const dti_engine_conf *, dti_engine **out);
+
+// One op; returns its err.
+dtask_err dti_engine_call(dti_engine *, dti_arena *, dti_op *op);
