@@ -13,6 +13,7 @@ typedef struct {                 // values outlive open only
     const char *app;             // the namespace; memory: stores are shared by (app, url) in a process
     bool full;                   // durability=full
     int64_t lease_us;
+    int64_t timeout_us;          // how long a call waits for other writers: EENGINE after it
 } dti_engine_conf;
 
 typedef struct {
@@ -20,7 +21,8 @@ typedef struct {
     dtask_err (*open)(const dti_engine_conf *, dti_engine **out);
     // Ends it for this holder; calls in other threads must have returned.
     void (*close)(dti_engine *);
-    // Runs the ops, each atomically and in order; on return each op's err is
+    // op.err's detail: the engine keeps the text of the first that failed as
+    // this thread's. Runs the ops, each atomically and in order; on return each op's err is
     // set, and what was accepted is as durable as the engine promises. Any
     // thread; blocks while others write. Several threads' ops share commits.
     void (*call)(dti_engine *, dti_arena *, dti_op *ops, size_t n);
@@ -53,10 +55,11 @@ enum { DTI_BELL_SLOTS = 64 };
 
 struct dti_engine {
     const dti_engine_ops *ops;
+    uint64_t salt;               // the store's, of call, unique and key hashes
 };
 
 // EARGS: no such scheme, malformed. Other errors are the engine's.
 dtask_err dti_engine_open(const dti_engine_conf *, dti_engine **out);
 
-// One op; returns its err.
+// One op; returns its err (the detail is this thread's).
 dtask_err dti_engine_call(dti_engine *, dti_arena *, dti_op *op);
