@@ -1,0 +1,106 @@
+// Measures the C side through the public header only: throughput of no-ops,
+// fan-out and join, latency from another process, a very wide job.
+//
+//   bench_core serve URL             a worker, until stdin closes
+//   bench_core noop URL N            one job of N no-op children, tasks a second
+//   bench_core fanout URL N ROUNDS   one line a round, ms from start to the join's result
+//   bench_core latency URL ROUNDS    one line a round, us from start to result; `serve` runs elsewhere
+//
+// noop and fanout bring a worker of their own in this process. Prints plain
+// numbers, one a line; script/bench makes medians and JSON of them.
+#include <dynatask.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void check(dtask_err err, const char *what) {
+    if (!err) return;
+    fprintf(stderr, "bench_core: %s: %s: %s\n", what, dtask_err_name(err), dtask_err_detail());
+    exit(1);
+}
+
+static dtask_err noop(dtask_task *task, void *arg) {
+    (void)arg;
+    return dtask_done(task, "n");
+}
+
+static dtask_err fan(dtask_task *task, void *arg) {
+    (void)arg;
+    uint64_t n;
+    dtask_err err = dtask_args(task, "n:u", &n);
+    if (!err) err = dtask_map(task, "noop", NULL, NULL, 0, n, "");
+    if (!err) err = dtask_wait(task, NULL, -1);
+    return err ? err : dtask_done(task, "u", n);
+}
+
+static dtask_worker *worker_of(dtask_app *app) {
+    dtask_worker *w;
+    check(dtask_worker_new(app, NULL, &w), "worker");
+    check(dtask_worker_add(w, "noop", "n:i -> n", noop, NULL), "noop");
+    check(dtask_worker_add(w, "fan", "n:i -> i", fan, NULL), "fan");
+    check(dtask_worker_start(w), "start");
+    return w;
+}
+
+static double run_fan(dtask_app *app, uint64_t n) {
+    dtask_job *job;
+    double begin = now_us();
+    check(dtask_start(app, "fan", NULL, &job, "u", n), "start fan");
+    check(dtask_job_wait(job, -1), "wait");
+    double took = now_us() - begin;
+    uint64_t got = 0;
+    check(dtask_job_result(job, "u", &got), "result");
+    if (got != n) fprintf(stderr, "bench_core: %llu of %llu\n", (unsigned long long)got, (unsigned long long)n), exit(1);
+    dtask_job_free(job);
+    return took;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 3) return fprintf(stderr, "usage: bench_core serve|noop|fanout|latency URL [N] [ROUNDS]\n"), 2;
+    const char *mode = argv[1], *url = argv[2];
+    uint64_t n = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+    dtask_app *app;
+    check(dtask_open("bench", url, NULL, &app), "open");
+    dtask_worker *w = strcmp(mode, "latency") ? worker_of(app) : NULL;
+
+    if (!strcmp(mode, "serve")) {
+        puts("serving");
+        fflush(stdout);
+        while (getchar() != EOF) {
+        }
+    } else if (!strcmp(mode, "noop")) {
+        run_fan(app, 100);
+        printf("%.0f\n", (double)(n + 1) / (run_fan(app, n) / 1e6));
+    } else if (!strcmp(mode, "fanout")) {
+        uint64_t rounds = argc > 4 ? strtoull(argv[4], NULL, 10) : 5;
+        run_fan(app, n);
+        for (uint64_t i = 0; i < rounds; i++) printf("%.3f\n", run_fan(app, n) / 1e3);
+    } else if (!strcmp(mode, "latency")) {
+        for (uint64_t i = 0; i < n + 20; i++) {
+            dtask_job *job;
+            double begin = now_us();
+            check(dtask_start(app, "noop", NULL, &job, "i", (int64_t)i), "start noop");
+            check(dtask_job_wait(job, -1), "wait");
+            check(dtask_job_result(job, "n"), "result");
+            if (i >= 20) printf("%.1f\n", now_us() - begin);
+            dtask_job_free(job);
+            usleep(2000); // a quiet system: each start finds everyone asleep
+        }
+    } else {
+        return fprintf(stderr, "bench_core: no mode %s\n", mode), 2;
+    }
+    if (w) {
+        dtask_worker_stop(w, 1000);
+        dtask_worker_free(w);
+    }
+    dtask_close(app);
+    return 0;
+}
