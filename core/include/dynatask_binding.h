@@ -121,6 +121,8 @@ typedef struct {
 /* Arms a wait of this frame: for these children to complete (n = 0: for all
  * descendants to), at most ms (-1: no limit). any: one of them is enough.
  * fail_fast: a failed one is enough. Several armed at once: any of them wakes.
+ * A RESUME disarms them all, so does a ready of 1: before it parks again the
+ * binding arms what it still awaits, and asks dtask_b_child_done which ended.
  * EDEADLOCK: not own children. */
 enum { DTASK_B_ANY = 1, DTASK_B_FAIL_FAST = 2 };
 DTASK_API dtask_err dtask_b_await(dtask_task *task, dtask_child *const *children, size_t n, int flags, int64_t ms);
@@ -130,8 +132,10 @@ DTASK_API int dtask_b_ready(dtask_task *task);
 /* Takes up to cap items for this thread's seat; waits up to ms for the first.
  * EUSAGE: the worker has stopped: leave. */
 DTASK_API dtask_err dtask_b_poll(dtask_worker *worker, dtask_b_item *items, size_t cap, int ms, size_t *out_n);
-/* Queues outcomes; the tasks, and their children's handles, end here (but for
- * PARK, STAY). ETOOBIG, EARGS: nothing of that one was taken. */
+/* Queues outcomes, in their order; the tasks, and their children's handles, end
+ * here (but for PARK, STAY). From any thread, not only the seat's: a binding
+ * gathers outcomes, and hands on those of a thread that is busy. ETOOBIG, EARGS:
+ * nothing of that one was taken, all before it were, none after it. */
 DTASK_API dtask_err dtask_b_commit(dtask_worker *worker, const dtask_b_outcome *outcomes, size_t n);
 DTASK_API int dtask_b_fd(dtask_worker *worker); /* of this thread's seat: readable when poll has items */
 /* Msgpack map {id, job, parent, type, attempt, version, trigger, tags}. Lives as long as the task. */
