@@ -34,6 +34,7 @@ typedef struct {                 // what a transaction did that others wait for
     uint32_t *types; size_t ntypes, ctypes;     // have new ready tasks (no duplicates)
     uint64_t *workers; size_t nworkers, cworkers; // have new wakes
     dti_hash *ended; size_t nended, cended;     // hashes of ids of jobs that ended
+    bool todo;                   // work was left: a sweep is due at once
 } dti_effects;                   // lies in the arena
 
 typedef struct {
@@ -125,7 +126,8 @@ typedef struct {
     const dti_new *next;         // BECOME; deps: refs
 } dti_message;
 
-typedef struct { uint32_t pos, ord; uint64_t job; dtask_str id; } dti_joined; // unique: that call's task, not a child
+// unique: that call's task, not a child; id is its job's. conflict: over=raise, or `same` and other arguments.
+typedef struct { uint32_t pos, ord; uint64_t job; dtask_str id; bool conflict; } dti_joined;
 
 typedef struct {
     enum { DTI_OK, DTI_STALE, DTI_ALREADY, DTI_GAP, DTI_TOOBIG, DTI_FULL, DTI_BAD } status;

@@ -40,7 +40,7 @@ enum { DTI_QUIET = 1, DTI_MAIL = 2, DTI_DUE = 4, DTI_LIMIT_WAIT = 8, DTI_PAUSE =
 enum {
     DTI_SEEN = 1,       // its failure counts as looked at
     DTI_REPLACED = 2,   // a retry of its parent made it anew
-    DTI_FIRST = 4,      // has been claimed: `expires` no longer matters
+    DTI_FIRST = 4,      // its present claim is its first: released unstarted, it has not begun
     DTI_CANCEL = 8,     // marked: it and all below end
     DTI_PERMIT = 16,    // holds its permits
     DTI_JOURNAL = 32,   // its notes are replayed in order
@@ -50,6 +50,9 @@ enum {
     DTI_HAS_EDGES = 512,   // some sibling waits for it
     DTI_HAS_DEPS = 1024,   // data DEPS is there
     DTI_LASTLY = 2048,  // spawned by a message that ended its parent: back of the lane
+    DTI_HAS_STATE = 4096,     // data STATE, PROGRESS, ERROR are there
+    DTI_HAS_PROGRESS = 8192,
+    DTI_HAS_ERROR = 16384,
 };
 
 // Why a task was skipped or failed by the model itself (dti_taskrow.reason).
@@ -82,7 +85,10 @@ typedef struct {
     uint64_t salt;               // of call, unique and blob hashes
     uint64_t era;
     uint64_t next_job, next_type, next_lane, next_limit, next_worker, next_todo, next_lapse;
+    uint64_t todos;              // rows in todo
+    int64_t lease_us;            // the longest that a worker has asked for
     int64_t last_time;           // of the last request
+    int64_t resumed;             // end of the last outage: no request for longer than half a lease
     int64_t drain_asked;         // when a turn last answered `drain`
     char run_id[64];             // the store's, under which era was made
 } dti_meta;
@@ -91,7 +97,10 @@ typedef struct {
     uint8_t version, paused, served, system; // served: some worker said hello with it
     uint32_t no, type_version, crashes;
     uint64_t vmin;               // least vtime given out: lanes that enter begin here
-    uint32_t name_n, signature_n, options_n, lanes;
+    uint32_t name_n, signature_n, options_n;
+    uint32_t workers;            // live ones that serve it
+    uint32_t listeners;          // not 0: `listen` has rows for it
+    uint32_t pad;
     // name, signature, options (msgpack map) follow
 } dti_type;
 
@@ -108,6 +117,7 @@ typedef struct {
     uint64_t log_bytes;
     uint64_t of;                 // the job that this one retries, or 0
     uint64_t hook_of;            // the job whose callback or undo this one is, or 0
+    uint64_t lanes;              // the last lane made for it: type no * 8 + prio + 2, or 0
     int64_t created, ended;
     int64_t retain_us, grace_us;
 } dti_jobrow;
@@ -126,7 +136,8 @@ typedef struct {
     uint32_t base, nkids;        // first child ord matched by a re-run; kids rows so far
     uint32_t logn, logr, emits;  // log: entries so far; read so far; emits so far
     uint32_t log_bytes;
-    uint32_t park_seq, pad;      // park_seq: seq of the message that armed `wait`
+    uint32_t park_seq, lastkid;  // seq of the message that armed `wait`; key of its last kids row
+    uint32_t notes, at_limit;    // notes and signals in its log; LIMIT: 1 + place in KEYS of the one it waits at
     uint64_t call[2];
     uint64_t owner, token, by;   // by: last owner
     int64_t added, begun, ended, expires, due;
@@ -150,7 +161,7 @@ enum { DTI_KEY_LIMIT, DTI_KEY_UNIQUE };
 enum { DTI_OVER_QUEUE, DTI_OVER_DROP, DTI_OVER_FAIL, DTI_OVER_JOIN, DTI_OVER_RAISE };
 enum { DTI_UNTIL_END, DTI_UNTIL_RUN };
 
-typedef struct { uint8_t version, pad[3]; uint32_t attempt, seq, first, count; uint32_t pad2; } dti_kids;
+typedef struct { uint8_t version, pad[3]; uint32_t attempt, seq, first, count, prev; } dti_kids; // prev: key of the row before
 
 typedef struct {
     uint8_t version, kind, pad[2];  // DTI_LOG_*
@@ -161,15 +172,26 @@ typedef struct {
 typedef enum { DTI_LOG_NOTE, DTI_LOG_SIG, DTI_LOG_KID, DTI_LOG_WOKE, DTI_LOG_EMIT, DTI_LOG_UNDO } dti_logkind;
 #define DTI_EMITS UINT32_MAX     // as ord in table LOG: the job's emits
 
-typedef struct { uint8_t version, pad[7]; uint64_t no, vtime; int64_t head, tail; uint64_t extents; } dti_lane;
+// Extents lie at [head, tail); next: the lane made before it for the same job, coded as in dti_jobrow.
+typedef struct { uint8_t version, pad[7]; uint64_t no, vtime, head, tail, next; } dti_lane;
+enum { DTI_BITS_MIDDLE = 62 };   // head and tail begin at 1 << 62
 typedef struct { uint8_t version, prio, pad[6]; uint64_t job; } dti_turnq;  // prio + 2
 typedef struct { uint8_t version, pad[3]; uint32_t first, count, pad2; uint64_t job; } dti_ext;
-typedef struct { uint8_t version, pad[7]; uint64_t no, max, used; int64_t per_us; int64_t head, tail; } dti_limit;
+typedef struct { uint8_t version, pad[7]; uint64_t no, max, used, head, tail; } dti_limit;
 typedef struct {
     uint8_t version, until, scope, freed; uint32_t ord; // freed: no longer held, kept until lapse
     uint64_t job, call[2]; int64_t keep_us, lapse;
 } dti_uniq;
-typedef struct { uint8_t version, kind, pad[6]; uint64_t h[2]; } dti_lapse; // DTI_KEY_*
+typedef struct { uint8_t version, kind, pad[6]; uint64_t h[2]; } dti_lapse; // DTI_LAPSE_*; h: what it is of
+enum {
+    DTI_LAPSE_LIMIT,   // a permit of a `per` limit comes back; h: the limit's
+    DTI_LAPSE_UNIQUE,  // a key that was kept; h: the key's
+    DTI_LAPSE_WORKER,  // a lease may be over; h[0]: worker no
+    DTI_LAPSE_GONE,    // the row of a worker that ended; h[0]: worker no
+    DTI_LAPSE_RETAIN,  // a job's time is over; h[0]: job no
+};
+// A listener: value of `listen`; the filter (msgpack map of argument position to value) follows.
+typedef struct { uint8_t version, pad; uint16_t states; uint32_t filter_n; } dti_listenrow;
 typedef struct {
     uint8_t version, dead, pad[6];
     uint64_t no, nonce, next_wake;
@@ -177,9 +199,25 @@ typedef struct {
     char name[64];               // "host:pid:random", NUL-padded
 } dti_workerrow;
 typedef struct { uint8_t version, cancel, pad[2]; uint32_t ord; uint64_t job, token; uint32_t seq, pad2; } dti_wakerow;
-typedef struct { uint8_t version, kind, arg, pad; uint32_t ord; uint64_t job, cursor, end; } dti_todo;
-typedef struct { uint8_t version, pad[3]; uint32_t spec_n; int64_t next; } dti_cron; // spec follows
+typedef struct { uint8_t version, kind, arg, pad; uint32_t ord; uint64_t job, cursor; } dti_todo; // DTI_DO_*
+typedef enum {         // what an operation left undone; job, ord name the task where nothing else is said
+    DTI_DO_COMPLETE,   // it is closing, and its last child completed
+    DTI_DO_SETTLE,     // it is ready in no extent: cancelled, or expired
+    DTI_DO_WAKE,       // it is parked cold, and what it waits for is there
+    DTI_DO_EDGES,      // it ended: its dependents
+    DTI_DO_DROP,       // it completed: its children's payloads, from ord `cursor`
+    DTI_DO_CANCEL,     // it is marked: all below it, from ord `cursor`, depth first
+    DTI_DO_CANCEL_JOB, // all tasks, from ord `cursor`
+    DTI_DO_PAUSE,      // the job's lanes
+    DTI_DO_RESUME,     // all tasks, from ord `cursor`
+    DTI_DO_LANES,      // the job ended: its lanes
+    DTI_DO_PURGE,      // all its rows, from ord `cursor`; arg 1: emits are gone
+    DTI_DO_LIMIT,      // has free permits; job, cursor: its hash
+    DTI_DO_WORKER,     // has ended; job: worker no; arg 1: charge what it held running
+    DTI_DO_KINDS
+} dti_do;
+typedef struct { uint8_t version, pad[7]; int64_t next; uint64_t job; } dti_cron; // job: the last tick's
 typedef struct { uint32_t first, count; uint8_t bad_only, pad[3]; } dti_range;
 
-_Static_assert(sizeof(dti_taskrow) == 184, "task row: no padding");
-_Static_assert(sizeof(dti_jobrow) == 136, "job row: no padding");
+_Static_assert(sizeof(dti_taskrow) == 192, "task row: no padding");
+_Static_assert(sizeof(dti_jobrow) == 144, "job row: no padding");

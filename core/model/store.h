@@ -31,7 +31,7 @@
     /* point tables                                                        */ \
     X(META, meta, 1)     /* 0                     -> dti_meta               */ \
     X(TYPE, type, 1)     /* type no               -> dti_type + name, sig.. */ \
-    X(TYPEID, typeid, 2) /* hash of name, version -> u32 type no            */ \
+    X(TYPEID, typeid, 2) /* hash of name, version -> u32 type no; version 0: the newest */ \
     X(JOB, job, 1)       /* job no                -> dti_jobrow             */ \
     X(JOBID, jobid, 2)   /* hash of id            -> u64 job no             */ \
     X(TASK, task, 2)     /* job no, ord           -> dti_taskrow            */ \
@@ -43,10 +43,10 @@
     X(WORKER, worker, 1) /* worker no             -> dti_workerrow          */ \
     X(WORKERID, workerid, 2) /* hash of name      -> u64 worker no          */ \
     /* ordered tables                                                      */ \
-    X(KIDS, kids, 3)     /* job no, parent, n     -> dti_kids               */ \
+    X(KIDS, kids, 3)     /* job no, parent, first -> dti_kids               */ \
     X(LOG, log, 3)       /* job no, ord|EMITS, n  -> dti_log + name, data   */ \
     X(EDGE, edge, 3)     /* job no, dep, dependent-> empty                  */ \
-    X(TURNQ, turnq, 3)   /* type no, vtime, lane  -> dti_turnq              */ \
+    X(TURNQ, turnq, 3)   /* type no, vtime, lane no->dti_turnq              */ \
     X(EXT, ext, 2)       /* lane no, position     -> dti_ext                */ \
     X(ALONE, alone, 3)   /* type no, job no, ord  -> empty                  */ \
     X(DUE, due, 3)       /* time us, job no, ord  -> empty                  */ \
@@ -56,9 +56,10 @@
     X(WAKE, wake, 2)     /* worker no, n          -> dti_wakerow            */ \
     X(TODO, todo, 1)     /* n                     -> dti_todo               */ \
     X(DEAD, dead, 2)     /* job no, ord           -> empty                  */ \
-    X(JOBS, jobs, 3)     /* state, time us, job no-> empty: lists, retention*/ \
-    X(CRON, cron, 1)     /* type no               -> dti_cron + spec        */ \
-    X(LISTEN, listen, 3) /* type no, kind, type no-> empty                  */
+    X(JOBS, jobs, 2)     /* state, ~job no        -> empty: newest first    */ \
+    X(CRON, cron, 1)     /* type no               -> dti_cron               */ \
+    X(LISTEN, listen, 3) /* hash of type's name (0: any root), kind, listener's type no -> dti_listenrow */ \
+    X(SERVES, serves, 2) /* worker no, type no    -> empty                  */
 
 typedef enum {
 #define X(NAME, name, cols) DTI_T_##NAME,
