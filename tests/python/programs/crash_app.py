@@ -180,6 +180,66 @@ def build(url: str, log: str, **options: object) -> SimpleNamespace:
     def slow_root(n: int, seconds: float) -> int:
         return sum(slow_leaf.map(range(n), seconds=seconds).result())
 
+    def await_file(path: str) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.002)
+
+    @app.task
+    def held(folder: str) -> int:
+        """Its n-th run waits for the file go-n, then makes a child."""
+        n = note("held")
+        await_file(f"{folder}/go-{n}")
+        if n == 0:
+            try:
+                leaf.spawn(1000).result()
+            finally:
+                note("late")
+        return n
+
+    @app.task
+    def fib(n: int) -> int:
+        if n < 2:
+            return n
+        a, b = fib.spawn(n - 1), fib.spawn(n - 2)
+        return a.result() + b.result()
+
+    @app.task
+    async def afib(n: int) -> int:
+        if n < 2:
+            return n
+        a, b = afib.spawn(n - 1), afib.spawn(n - 2)
+        return await a + await b
+
+    @app.task
+    def down(n: int) -> int:
+        return 0 if n == 0 else 1 + down.spawn(n - 1).result()
+
+    @app.task
+    async def adown(n: int) -> int:
+        return 0 if n == 0 else 1 + await adown.spawn(n - 1)
+
+    @app.task
+    def quiet(n: int) -> int:
+        return n
+
+    @app.task
+    def wide(n: int) -> int:
+        return sum(quiet.map(range(n)).result())
+
+    @app.task
+    def early(folder: str) -> str:
+        early_child.spawn(folder)
+        return "early"
+
+    @app.task
+    def early_child(folder: str) -> None:
+        early_grandchild.spawn(folder)
+
+    @app.task
+    def early_grandchild(folder: str) -> None:
+        note("grandchild")
+        await_file(f"{folder}/go")
+
     @app.on_complete()
     def ended(info) -> None:  # type: ignore[no-untyped-def]
         note(f"ended {info.id} {info.state} {info.counts.added}")

@@ -1,0 +1,66 @@
+"""The Python half of the crash rounds' tree: p_node(path, n) is a subtree of n
+tasks, as c_node is (tree.c). Run as a program it is a Python worker; its URL
+is DYNATASK_URL, its log of effects EFFECTS."""
+
+import asyncio
+import os
+
+from dynatask import App, JobInfo, children, then
+
+FAN = 27
+app = App("rounds")
+
+
+def note(line: str) -> None:
+    fd = os.open(os.environ["EFFECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.write(fd, line.encode() + b"\n")
+    os.close(fd)
+
+
+def parts(path: str, n: int) -> list[tuple[str, int, bool]]:
+    """The children of a node: path, size, whether C runs it."""
+    left = n - 1
+    k = min(left, FAN)
+    return [(f"{path}.{i}", left // k + (i < left % k), bool((i + len(path)) % 2)) for i in range(k)]
+
+
+@app.extern()
+def c_node(path: str, n: int) -> int: ...
+
+
+@app.task(crashes=20)
+def p_node(path: str, n: int) -> int:
+    note(f"{path} p")
+    hs = [(c_node if c else a_node if i % 5 == 2 else p_node).spawn(p, m) for i, (p, m, c) in enumerate(parts(path, n))]
+    way = len(path) % 4
+    if way == 0:
+        return n  # its descendants go on without it
+    if way == 1:
+        return then(p_last, path, n)
+    return 1 + sum(h.result() for h in hs)
+
+
+@app.task(crashes=20)
+def p_last(path: str, n: int) -> int:
+    note(f"{path} p")
+    return n
+
+
+@app.task(crashes=20)
+async def a_node(path: str, n: int) -> int:
+    note(f"{path} a")
+    if len(path) % 2:
+        async with children():
+            for p, m, c in parts(path, n):
+                (c_node if c else p_node).spawn(p, m)
+        return n
+    return 1 + sum(await asyncio.gather(*[(c_node if c else p_node).spawn(p, m) for p, m, c in parts(path, n)]))
+
+
+@app.on_complete(p_node)
+def ended(info: JobInfo) -> None:
+    note(f"ended {info.id} {info.state} {info.counts.added} {info.counts.succeeded}")
+
+
+if __name__ == "__main__":
+    app.worker(slots=2).run()
