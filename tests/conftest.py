@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 INCLUDE = HERE.parent / "core" / "include"
 sys.path.insert(0, str(HERE / "python" / "programs"))
 
-LIMIT = int(os.environ.get("DYNATASK_TEST_LIMIT", "120"))  # seconds; a hang is worth more as stacks than as a dead CI
+LIMIT = int(os.environ.get("DTASK_TEST_LIMIT", "120"))  # seconds; a hang is worth more as stacks than as a dead CI
 _serial = itertools.count(1)
 
 

@@ -25,8 +25,36 @@ typedef struct {
     char log[16];                // least level that is logged
 } dti_conf;
 
-// Where a value came from, for `dynatask config`.
+// Where a value came from, for `dynatask config`. The environment goes before
+// the file, the file before the code; a parameter of the URL ranks with the
+// place its URL came from, just below an option named there.
 typedef enum { DTI_SRC_DEFAULT, DTI_SRC_FILE, DTI_SRC_ENV, DTI_SRC_URL, DTI_SRC_CODE } dti_source;
+enum { DTI_OPTIONS_MAX = 64 };
+// Every source in order. *out_url: the engine's URL without its parameters,
+// malloc'ed. EARGS: an unknown name, a value that does not fit, a malformed
+// URL or file.
+dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out, uint8_t source[DTI_OPTIONS_MAX],
+    char **out_url);
+// Options given by the code later (a worker's): they set what neither the
+// file nor the environment has set.
+dtask_err dti_conf_apply(dti_conf *, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts);
+// [[name, value, source, default, help], ..] as msgpack.
+void dti_conf_put(dti_buf *, const dti_conf *, const uint8_t source[DTI_OPTIONS_MAX], const char *url);
+// name[i] of the options' names; NULL past the last.
+const char *dti_conf_name(size_t i);
+
+// One table of a TOML file: `table` "" is the top. Calls `set` for each key
+// with its value as text. Only strings, numbers and booleans are values; what
+// stands in other tables is skipped. A file that is not there: *found false.
+typedef dtask_err dti_toml_fn(void *arg, const char *key, const char *value);
+dtask_err dti_toml_read(const char *path, const char *table, dti_toml_fn *set, void *arg, bool *found);
+
+// ---- texts with units (units.c); false: malformed, or it does not fit -----------
+bool dti_text_us(const char *, int64_t *out);      // "1.5" "250ms" "90s" "5m" "2h" "1d": microseconds, >= 0
+bool dti_text_size(const char *, uint64_t *out);   // "4096" "64KiB" "64MiB" "1GiB"
+bool dti_text_int(const char *, int64_t *out);
+bool dti_text_float(const char *, double *out);
+bool dti_text_bool(const char *, bool *out);       // 1 0 true false yes no
 
 // ---- the app --------------------------------------------------------------------
 struct dtask_app {
@@ -36,18 +64,26 @@ struct dtask_app {
     char name[101];
     char *url;                   // as resolved, without secrets in logs
     dti_conf conf;
-    uint8_t source[64];          // dti_source, by place in the option table
+    uint8_t source[DTI_OPTIONS_MAX]; // dti_source, by place in the option table
     dti_engine *engine;          // engine->salt keys the hashes
     struct dti_types *types;     // cache
     pthread_mutex_t log_lock;
     dtask_log_fn *log_fn;
     void *log_arg;
     struct dti_watches *watches; // dtask_job_watch, dtask_fd, dtask_poll
+    pthread_mutex_t bells_lock;
+    dti_bell *bells[8];          // idle ones
+    unsigned nbells;
 };
+// Counts the forks that led to this process.
+unsigned dti_fork_generation(void);
 // 0, or EUSAGE: closed, or this process is a fork of the one that opened it.
 dtask_err dti_app_check(dtask_app *);
 void dti_app_hold(dtask_app *);
 void dti_app_drop(dtask_app *);          // the last one frees
+// A bell for this thread to wait on, from the app's few that lie idle.
+dtask_err dti_app_bell(dtask_app *, dti_bell **out);
+void dti_app_bell_back(dtask_app *, dti_bell *);
 // One JSON line {time, level, message, ..fields} to the app's log function.
 // fields: name, text value, .., NULL (dynatask_job, _task, _type, _attempt).
 void dti_app_log(dtask_app *, int syslog_level, const char *const *fields, const char *fmt, ...)
@@ -60,6 +96,8 @@ typedef struct {
     uint32_t nlist;              // if any: these delays instead, the last one repeats
     double list[32];
 } dti_backoff;
+// How long to wait after the tries-th failure (from 1); random spreads it.
+int64_t dti_backoff_us(const dti_backoff *, uint32_t tries, uint64_t random);
 
 typedef struct {                 // one limit or unique of a type; params name the key's arguments
     dti_keyspec spec;            // without its hash
@@ -85,6 +123,9 @@ typedef struct {                 // immutable; lives as long as the app
 // ENOTFOUND: no worker or declaration ever named it.
 dtask_err dti_type_find(dtask_app *, dtask_str name, uint32_t version, const dti_typeinfo **out);
 dtask_err dti_type_by_no(dtask_app *, uint32_t no, const dti_typeinfo **out);
+// The cache; made and freed with the app.
+struct dti_types *dti_types_new(void);
+void dti_types_free(struct dti_types *);
 // Parses the published options and signature of a row; EARGS names what is wrong.
 dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str name, dtask_str signature, dtask_str options,
     dti_typeinfo **out);
@@ -123,6 +164,12 @@ dtask_err dti_fmt_decode(dtask_str value, bool is_args, const char *const *param
     va_list ap);
 // "state:s added:u": names and their values by lookup in a msgpack map.
 dtask_err dti_fmt_decode_map(dtask_str map, const char *fmt, va_list ap);
+// The same with a lookup of one's own; it gives {NULL, 0} for no such name.
+typedef dtask_str dti_lookup_fn(void *arg, dtask_str name);
+dtask_err dti_fmt_decode_by(dti_lookup_fn *, void *arg, const char *fmt, va_list ap);
+// The letter's kind takes this value (v: any; a stand-in for a result: always).
+bool dti_fmt_fits(char letter, bool optional, const dti_mpval *);
+const char *dti_fmt_kind_name(char letter);        // "an integer"
 
 // ---- errors as data ---------------------------------------------------------------------
 // The error map {type, message, traceback, language} of the model and the API.
@@ -134,16 +181,27 @@ dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str 
 // Sets the thread's detail from an error map: "ValueError: no such page (task c-42/17, 3 attempts)".
 dtask_err dti_fail_map(dtask_err err, dtask_str error_map);
 
-// ---- signatures: "path:s offset:i -> i; retries=3 timeout=60" (signature.c) ---------------
+// ---- signatures: "path:s offset:i -> i; retries=3 timeout=60" (sig.c) ----------------
+// Parameters have names; "*" alone takes any. After "->" the result's letter,
+// or several for an array; without it the result is not known. After ";" the
+// type's options: retries timeout expires priority backoff crashes limit
+// unique version min_version.
+enum { DTI_SIG_PARAMS_MAX = 32, DTI_SIG_RESULTS_MAX = 8 };
 typedef struct dti_sig {
+    bool any;                    // "*"
     uint32_t nparams;
-    struct { const char *name; char type; bool optional; } params[32];
-    char result;                 // 0: any
-    uint32_t nresults;
-    const char *options;         // msgpack map of the part after `;`
+    struct { const char *name; char type; bool optional; } params[DTI_SIG_PARAMS_MAX];
+    uint32_t nresults;           // 0: not known
+    struct { char type; bool optional; } results[DTI_SIG_RESULTS_MAX];
+    const char *options;         // msgpack map of the part after `;`, as in dtask_b_type, with language "c"
     size_t options_n;
+    const char *text;            // the part before `;` in one spelling: what is registered
 } dti_sig;
 // type letters: i u f b s y v n. EARGS with the place.
 dtask_err dti_sig_parse(dti_arena *, const char *text, dti_sig **out);
 // Two signatures of one type agree: same names, kinds, result. v fits anything.
 bool dti_sig_equal(const dti_sig *, const dti_sig *);
+// The arguments (a checked msgpack array) fit; EARGS names the one that does not.
+dtask_err dti_sig_check_args(const dti_sig *, const char *type, dtask_str args);
+// The result (one checked value) fits.
+dtask_err dti_sig_check_result(const dti_sig *, const char *type, dtask_str value);

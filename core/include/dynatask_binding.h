@@ -18,9 +18,13 @@ enum {
 
 /* ---- types ------------------------------------------------------------------ */
 /* A type as its language knows it. options: msgpack map of retries, timeout,
- * expires, priority, backoff [first, factor, max, jitter] or list of delays,
- * crashes, limit [..], unique {..}, params ["a", ..] (names, for keys);
- * seconds are floats. */
+ * expires, priority, crashes, language ("python"), params ["a", ..] (names,
+ * for keys; the signature's names serve too);
+ * backoff: seconds, a list of delays, or [first, factor, max, jitter (bool)];
+ * limit: n, a map {n, key, per, scope, over}, or a list of these;
+ * unique: bool or {key, until, keep, scope, over, same}.
+ * Seconds are numbers; a key is "*", a name, or a list of names; absent
+ * entries are as in API.md. Other names are ignored, and kept. */
 typedef struct {
     const char *name;
     uint32_t version, min_version;
@@ -62,8 +66,17 @@ DTASK_API dtask_err dtask_b_child_find(dtask_task *task, const char *id, dtask_c
 DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
 
 /* ---- reading: one msgpack map in, one msgpack value out ----------------------------- */
-/* query {"what": "job"|"task"|"tree"|"jobs"|"types"|"type"|"workers", "id":, "depth":, "limit":,
- * "state":, "type":, "since":}. *out is malloc'ed: dtask_b_free. ENOTFOUND. Waits. */
+/* query {"what": "job"|"task"|"tree"|"jobs"|"types"|"type"|"workers", ..}. Times are us since 1970, 0 none.
+ *   task   id          {id, job, ord, parent (id or nil), type, version, state, reason, attempt, worker, language,
+ *                      params [names], args [..] or nil, result, error (map or nil), progress [done, total] or nil,
+ *                      flow (map or nil), added, started, ended, open}
+ *   tree   id depth limit   the same, each with children [..] and more (true: cut)
+ *   job    id          {id, type, state, paused, tags {}, counts {added, claimed, blocked, .. skipped},
+ *                      error, progress, started, ended, root (task)}
+ *   jobs   state type since limit   {jobs [newest first], cut (true: 10,000 were looked at)}
+ *   type   name version     {name, version, signature, options {}, served, paused};   types   [type, ..]
+ *   workers            [{name, since, expires, dead}, ..]
+ * *out is malloc'ed: dtask_b_free. ENOTFOUND. EARGS: malformed query. Waits. */
 DTASK_API dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out);
 /* The job's or task's end, waiting up to ms: as dtask_b_child_end; EUSAGE not complete. Free *out. */
 DTASK_API dtask_err dtask_b_job_end(dtask_job *job, dtask_str *out);
