@@ -1,0 +1,203 @@
+"""Crash rounds: a tree of C and Python tasks that survives the killing of its workers.
+
+    python tests/crash/rounds.py --rounds 50 --tasks 20000 --kills 5 --seed 1
+
+Each round has a fresh SQLite file, two Python and two C worker processes, and
+a job whose tree has exactly --tasks tasks: C and Python ones by turns, that
+wait for their children in every way there is, or do not wait. Each task notes
+its path in one append-only log. At --kills moments (random, but before the
+end) one worker dies by SIGKILL and is started again.
+
+After each round it is checked that
+  - the job ended once: state succeeded, its result the number of tasks, one
+    callback job, whose every run saw the final counts;
+  - the counts are exact: added = succeeded = claimed = --tasks, all else 0;
+  - no task is lost: each path of the tree is in the log at least once, and
+    no path that is not of the tree;
+  - each kill cost less than 2 s of progress: the time from it until the next
+    outcome is counted.
+Prints a line of JSON for each round; the first line says the seed. Exit code
+1 at the first round that fails, whose files are kept.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+INCLUDE = HERE.parent.parent / "core" / "include"
+sys.path.insert(0, str(HERE))
+
+GAP = 2.0  # seconds of progress that a kill may cost
+LIMIT = 300.0  # seconds for a round
+
+
+class Lost(AssertionError):
+    pass
+
+
+class Worker:
+    """A worker process that is started again when it was killed."""
+
+    def __init__(self, language: str, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.language, self.command, self.env, self.log = language, command, env, log
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -9
+
+
+def expected(path: str, n: int) -> list[str]:
+    """All paths of the tree."""
+    from tree import parts
+
+    out, stack = [], [(path, n)]
+    while stack:
+        at, size = stack.pop()
+        out.append(at)
+        stack += [(p, m) for p, m, _ in parts(at, size)]
+    return out
+
+
+def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder: Path, plugin: Path) -> dict[str, Any]:
+    effects = folder / "effects"
+    effects.touch()
+    env = os.environ | {"DYNATASK_URL": f"sqlite:{folder}/jobs.db", "EFFECTS": str(effects)}
+    os.environ.update(env)
+    import tree
+
+    app = tree.App("rounds", env["DYNATASK_URL"])
+
+    @app.extern("p_node")
+    def p_node(path: str, n: int) -> int: ...
+
+    python = [sys.executable, str(HERE / "tree.py")]
+    c = ["dynatask-worker", "rounds", "--plugin", str(plugin), "--slots", "2"]
+    begun = time.monotonic()
+    workers = [Worker(lang, cmd, env, folder / "workers.log") for lang, cmd in [("c", c), ("python", python)] * 2]
+    try:
+        job = p_node.using(id=f"round-{number}").start("r", args.tasks)
+        moments = sorted(rng.randrange(args.tasks // 50, args.tasks * 19 // 20) for _ in range(args.kills))
+        gaps: list[float] = []
+        killed: Counter[str] = Counter()
+        while True:
+            info = job.info()
+            if info.state != "running":
+                break
+            if time.monotonic() - begun > LIMIT:
+                raise Lost(f"not done in {LIMIT} s: {info.counts}")
+            if moments and info.counts.claimed >= moments[0]:
+                moments.pop(0)
+                victim = rng.choice(workers)
+                victim.kill()
+                at, before = time.monotonic(), job.info().counts
+                victim.start()
+                killed[victim.language] += 1
+                while (now := job.info()).state == "running" and progress(now.counts) == progress(before):
+                    if time.monotonic() - at > 60:
+                        raise Lost(f"no progress in 60 s after a kill: {now.counts}")
+                    time.sleep(0.001)
+                gaps.append(time.monotonic() - at)
+            else:
+                time.sleep(0.002)
+        result = job.result()
+        seconds = time.monotonic() - begun
+        check(job, app, result, args.tasks, effects, number)
+    finally:
+        codes = [w.end() for w in workers]
+    if any(codes):
+        raise Lost(f"workers drained with exit codes {codes}")
+    lines = effects.read_text().splitlines()
+    if max(gaps, default=0) >= GAP:
+        raise Lost(f"a kill cost {max(gaps):.2f} s of progress")
+    runs = sum(not line.startswith("ended") for line in lines)
+    return {
+        "round": number, "seconds": round(seconds, 2), "killed": dict(killed), "gaps": [round(g, 3) for g in gaps],
+        "tasks": args.tasks, "runs": runs, "ended": len(lines) - runs,
+    }  # fmt: skip
+
+
+def progress(counts: Any) -> tuple[int, int]:
+    return counts.claimed, counts.succeeded + counts.closing + counts.parked
+
+
+def check(job: Any, app: Any, result: int, tasks: int, effects: Path, number: int) -> None:
+    info = job.info()
+    if (result, info.state) != (tasks, "succeeded"):
+        raise Lost(f"result {result}, state {info.state}")
+    want = dict.fromkeys(info.counts._fields, 0) | {"added": tasks, "claimed": tasks, "succeeded": tasks}
+    if info.counts._asdict() != want:
+        raise Lost(f"counts {info.counts}")
+    callback = app.extern("ended")(lambda info: None).job(f"{job.id}!ended")
+    callback.result(timeout=60)
+    lines = effects.read_text().splitlines()
+    ends = {line for line in lines if line.startswith("ended")}
+    if ends != {f"ended {job.id} succeeded {tasks} {tasks}"}:
+        raise Lost(f"callbacks saw {ends}")
+    seen = Counter(line.split()[0] for line in lines if not line.startswith("ended"))
+    paths = expected("r", tasks)
+    missing, strange = set(paths) - set(seen), set(seen) - set(paths)
+    if missing or strange or len(paths) != tasks:
+        raise Lost(f"round {number}: {len(missing)} paths without effect {sorted(missing)[:3]}, strange {sorted(strange)[:3]}")
+    if [j.id for j in app.jobs() if j.id.startswith(job.id)] not in ([f"{job.id}!ended", job.id], [job.id, f"{job.id}!ended"]):
+        raise Lost(f"jobs {[j.id for j in app.jobs()]}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    args = parser.parse_args(argv)
+    print(json.dumps({"seed": args.seed, "rounds": args.rounds, "tasks": args.tasks, "kills": args.kills}), flush=True)
+    top = Path(tempfile.mkdtemp(prefix="dynatask-rounds-"))
+    plugin = top / "tree.so"
+    subprocess.run(
+        ["cc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", f"-I{INCLUDE}"]
+        + [str(HERE / "tree.c"), "-o", str(plugin)],
+        check=True,
+    )
+    all_gaps: list[float] = []
+    for number in range(1, args.rounds + 1):
+        folder = top / f"round-{number}"
+        folder.mkdir()
+        try:
+            line = one_round(number, random.Random(f"{args.seed}/{number}"), args, folder, plugin)
+        except Exception as e:
+            print(json.dumps({"round": number, "failed": f"{type(e).__name__}: {e}", "files": str(folder)}), flush=True)
+            return 1
+        all_gaps += line["gaps"]
+        print(json.dumps(line), flush=True)
+        shutil.rmtree(folder)
+    shutil.rmtree(top)
+    worst = round(max(all_gaps, default=0.0), 3)
+    print(json.dumps({"ok": args.rounds, "kills": len(all_gaps), "worst_gap_seconds": worst, "seed": args.seed}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
