@@ -1,0 +1,133 @@
+"""The survey by two worker processes, one in C and one in Python, on one engine.
+
+    python examples/survey/demo.py [DIR] [--db FILE]
+
+Without DIR: Python's standard library. Without --db: DYNATASK_URL, else a
+temporary file. Shows the job while it grows, and the pids of the workers:
+kill -9 one of them, or both. The demo starts another in its place, and the
+sums are the same; it says how many attempts were lost.
+"""
+
+from __future__ import annotations
+
+import _thread
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build"))
+LIVES = 30  # times that one worker is started, at most
+
+
+class Worker:
+    """One worker process; when it dies, the next takes its place."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self._command = command
+        self._leaving = threading.Event()
+        self._lock = threading.Lock()
+        self._process = self._start()
+        self.deaths = 0
+        self._keeper = threading.Thread(target=self._keep, name=f"keeps {name}")
+        self._keeper.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Ctrl-C is for the demo, which then drains them; and with the demo they go.
+        process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+        print(f"{self.name} worker: pid {process.pid}", flush=True)
+        return process
+
+    def _keep(self) -> None:
+        while True:
+            code = self._process.wait()
+            with self._lock:
+                if self._leaving.is_set():
+                    return
+                self.deaths += 1
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+                if self.deaths >= LIVES:
+                    print(f"{self.name} worker {self._process.pid} {how}, and so did {LIVES - 1} before it", flush=True)
+                    _thread.interrupt_main()
+                    return
+                print(f"{self.name} worker {self._process.pid} {how}: starting another", flush=True)
+                self._process = self._start()
+
+    def stop(self) -> None:
+        """Drains it."""
+        with self._lock:
+            self._leaving.set()
+            if self._process.poll() is None:
+                self._process.terminate()
+        self._keeper.join()
+
+
+def c_worker() -> list[str]:
+    built = BUILD / "workers" / "dynatask-worker"
+    program = str(built) if built.exists() else shutil.which("dynatask-worker")
+    if program is None:
+        sys.exit("demo: no dynatask-worker: build the project (script/demo does), or set DYNATASK_BUILD")
+    return [program, "--app", "survey", "--plugin", str(BUILD / "examples/survey/survey.so")]
+
+
+def python_worker() -> list[str]:
+    return [sys.executable, "-m", "dynatask", "worker", str(HERE / "survey.py")]
+
+
+def survey_by_two(folder: str) -> int:
+    # Only now: the engine's address is in the environment.
+    sys.path.insert(0, str(HERE))
+    import survey
+
+    from dynatask.cli.watch import watch
+
+    began = time.monotonic()
+    job = survey.start(folder)
+    workers = [Worker("C", c_worker()), Worker("Python", python_worker())]
+    try:
+        print(f"job {job.id}: survey of {folder}")
+        info, tree = watch(survey.app, job)
+        if info.state != "succeeded":
+            print(f"the job {info.state}: {info.error}", file=sys.stderr)
+            return 1
+        took = time.monotonic() - began
+    finally:
+        for worker in workers:
+            worker.stop()
+    deaths = ", ".join(f"{worker.name} {worker.deaths}" for worker in workers)
+    print(f"lost attempts: {tree.lost}; workers that died: {deaths}")
+    survey.report(job, job.result(), took)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A survey by a C worker and a Python worker.")
+    parser.add_argument("dir", nargs="?", default=sysconfig.get_paths()["stdlib"], help="a folder; else Python's library")
+    parser.add_argument("--db", help="keep the jobs in this file")
+    words = parser.parse_args()
+    if not os.path.isdir(words.dir):
+        parser.error(f"{words.dir} is no folder")
+    if words.db is None and "DYNATASK_URL" in os.environ:
+        return survey_by_two(words.dir)
+    with tempfile.TemporaryDirectory(prefix="dynatask-demo-") as temporary:
+        os.environ["DYNATASK_URL"] = f"sqlite:{os.path.abspath(words.db or os.path.join(temporary, 'jobs.db'))}"
+        return survey_by_two(words.dir)
+
+
+if __name__ == "__main__":
+    # A kill of the demo itself drains its workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,5 @@
+"""`python -m dynatask` is `dynatask`."""
+
+from dynatask.cli import main
+
+main()

@@ -1,0 +1,35 @@
+"""The command line: `dynatask`.
+
+Each command imports what it needs when it runs, so that `dynatask --help` and
+the shell's completion cost no more than click.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line and exits. No traceback for what a user can mend."""
+    import click
+
+    from . import commands, failures
+
+    try:
+        code = commands.cli.main(prog_name="dynatask", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        code = failures.show(error)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = failures.INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        code = failures.OK
+    except Exception as error:
+        known = failures.of_error(error)
+        if known is None:
+            raise
+        code = failures.show(known)
+    sys.exit(code if isinstance(code, int) else failures.OK)

@@ -1,0 +1,287 @@
+"""The commands of `dynatask`: names, options and help. What they do is beside this file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import failures
+from .failures import usage
+
+if TYPE_CHECKING:
+    from dynatask import App
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+APP_HELP = "module:app, a .py file, or an app's name; else DYNATASK_APP, else `app` of dynatask.toml."
+
+
+def reads(command: F) -> F:
+    """The options of every command that only looks."""
+    command = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")(command)
+    return acts(command)
+
+
+def acts(command: F) -> F:
+    command = click.option("--url", help="The engine, like sqlite:jobs.db; else as configured.")(command)
+    return click.option("--app", "-a", "app_spec", metavar="APP", help=APP_HELP)(command)
+
+
+def open_app(app_spec: str | None, url: str | None) -> App:
+    from . import target
+
+    if url is not None:
+        os.environ["DYNATASK_URL"] = url  # stronger than files and code, and inherited by child processes
+    return target.load_app(app_spec)
+
+
+def say(*lines: Any) -> None:
+    """Text with colour where that is wanted."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def say_json(value: dict[str, Any]) -> None:
+    from . import view
+
+    click.echo(view.to_json(value))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dynatask", prog_name="dynatask")
+def cli() -> None:
+    """Jobs that grow while they run.
+
+    Exit codes: 0 ok, 1 the job failed, 2 usage, 3 not found, 4 cancelled, 5 the engine cannot be reached, 6 timeout.
+    """
+
+
+# ---- serve -------------------------------------------------------------------------
+@cli.command()
+@click.argument("app_spec", metavar="[APP]", required=False)
+@click.option("--plugin", "plugins", multiple=True, metavar="X.so", help="Load C handlers; repeatable.")
+@click.option("--slots", multiple=True, metavar="N|TYPE=N", help="Handlers at once, in all or of a type; repeatable.")
+@click.option("--processes", type=click.IntRange(1), help="Processes for Python handlers.")
+@click.option("--types", help="Serve only these, like a,b.")
+@click.option("--grace", metavar="S", help="Time to finish after SIGTERM, like 30s.")
+@click.option("--url", help="The engine, like sqlite:jobs.db; else as configured.")
+def worker(
+    app_spec: str | None,
+    plugins: Sequence[str],
+    slots: Sequence[str],
+    processes: int | None,
+    types: str | None,
+    grace: str | None,
+    url: str | None,
+) -> None:
+    """Run the tasks of APP until SIGTERM.
+
+    SIGTERM or Ctrl-C drains: no new tasks, running ones get the grace time, the rest is given back. A second one stops
+    at once, and loses nothing either.
+    """
+    options: dict[str, Any] = {"plugins": list(plugins)}
+    each: dict[str, int] = {}
+    for word in slots:
+        name, eq, number = word.rpartition("=")
+        if not number.isdecimal() or int(number) < 1 or (eq and not name):
+            raise usage(f"--slots {word}: give a number, or TYPE=number", "dynatask worker --help")
+        if eq:
+            each[name] = int(number)
+        else:
+            options["slots"] = int(number)
+    wanted = [name for name in (types or "").split(",") if name]
+    if types is not None and not wanted:
+        raise usage("--types names no type", "dynatask worker --help")
+    if each:
+        options["types"] = {name: each.get(name, 1) for name in wanted or each}
+    elif wanted:
+        options["types"] = wanted
+    if processes is not None:
+        options["processes"] = processes
+    if grace is not None:
+        options["grace"] = grace
+    app = open_app(app_spec, url)
+    app.worker(**options).run()
+
+
+# ---- start ----------------------------------------------------------------------------
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("f", metavar="F")
+@click.argument("words", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--plugin", "plugins", multiple=True, metavar="X.so", help="Load C handlers; repeatable.")
+@acts
+def run(f: str, words: Sequence[str], plugins: Sequence[str], app_spec: str | None, url: str | None) -> int:
+    """Start F, run its tasks here, and print the result as JSON.
+
+    F is FILE.py::function, module:function, or a task type of the configured app. ARGS go by place, or as name=value.
+    """
+    from . import target, view
+
+    app, function = load_type(f, app_spec, url)
+    args, named = target.bound(function, words)
+    with app.worker(plugins=list(plugins)):
+        result = function.start(*args, **named).result()
+    click.echo(view.any_json(result))
+    return failures.OK
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("f", metavar="F")
+@click.argument("words", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--id", "job_id", help="The job's id. The same id and call again: the same job.")
+@acts
+def start(f: str, words: Sequence[str], job_id: str | None, app_spec: str | None, url: str | None) -> None:
+    """Start F as a job for the workers, and print its id. F and ARGS as for `run`."""
+    from . import target
+
+    _, function = load_type(f, app_spec, url)
+    args, named = target.bound(function, words)
+    if job_id is not None:
+        function = function.using(id=job_id)
+    click.echo(function.start(*args, **named).id)
+
+
+def load_type(spec: str, app_spec: str | None, url: str | None) -> Any:
+    from . import target
+
+    if url is not None:
+        os.environ["DYNATASK_URL"] = url
+    return target.load_type(spec, app_spec)
+
+
+# ---- look --------------------------------------------------------------------------------
+@cli.command()
+@click.argument("query", nargs=-1)
+@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
+@reads
+def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, url: str | None) -> None:
+    """List jobs, the newest first.
+
+    QUERY narrows: type:NAME, state:NAME, since:1h.
+    """
+    from . import view
+
+    found = open_app(app_spec, url).jobs(" ".join(query), limit)
+    if as_json:
+        say_json({"jobs": [view.job_json(info) for info in found]})
+    elif not found:
+        say("no jobs" + (f" for {' '.join(query)}" if query else " yet; dynatask start F ARGS makes one"))
+    else:
+        say(view.job_table(found))
+
+
+@cli.command()
+@click.argument("id")
+@reads
+def show(id: str, as_json: bool, app_spec: str | None, url: str | None) -> None:
+    """Show a job, or a task by its id JOB/N: state, times, arguments, error."""
+    from . import read, view
+
+    app = open_app(app_spec, url)
+    if "/" in id:
+        task = read.task(app, id)
+        if as_json:
+            say_json({"task": view.task_json(task)})
+        else:
+            say(*view.fields(view.task_fields(task)), *(view.failure_lines(task.error) if task.error else ()))
+        return
+    job = read.job(app, id)
+    info = job.info()
+    if as_json:
+        say_json({"job": view.job_json(info)})
+    else:
+        say(*view.fields(view.job_fields(info)), *(view.failure_lines(info.error) if info.error else ()))
+
+
+@cli.command()
+@click.argument("id")
+@click.option("--timeout", type=click.FloatRange(0), metavar="S", help="Give up after so many seconds, with exit code 6.")
+@click.option("--depth", default=4, show_default=True, type=click.IntRange(1, 50), help="Levels before recursion folds.")
+@reads
+def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: str | None, url: str | None) -> int:
+    """Follow a job to its end; the exit code says how it ended.
+
+    Siblings of one type are one line. `done` counts what is known so far: a job may grow. Ctrl-C leaves the job alone.
+    """
+    from . import read
+    from . import watch as watching
+
+    app = open_app(app_spec, url)
+    job = read.job(app, id)
+    if as_json:
+        info = watching.as_json(job, timeout)
+    else:
+        info, _ = watching.watch(app, job, timeout, depth)
+        if info.state == "failed":
+            click.echo(f"  try: dynatask show {info.id}", err=True)
+    return failures.END_CODES[info.state]
+
+
+@cli.command()
+@click.argument("id")
+@click.option("--depth", type=click.IntRange(1, 50), help="So many levels. [4; with --expand 3]")
+@click.option("--expand", is_flag=True, help="Each task on a line of its own, the first 1,000.")
+@reads
+def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str | None, url: str | None) -> None:
+    """Print a job's tree of tasks, siblings of one type merged."""
+    from . import read, view
+    from .merged import Merged
+
+    app = open_app(app_spec, url)
+    job = read.job(app, id)
+    info = job.info()
+    if expand:
+        root = job.tree(depth or 3, 1000)
+        if as_json:
+            say_json({"job": view.job_json(info), "tree": view.task_json(root)})
+        else:
+            say(view.header(info), *view.task_lines(root))
+        return
+    merged = Merged(depth or 4)
+    merged.finish(read.rows(app, job.id), info.counts.added)
+    languages = read.languages(app)()
+    if as_json:
+        say_json({"job": view.job_json(info), "merged": view.line_json(merged.root, languages) if merged.root else None})
+    else:
+        say(*view.job_lines(info, merged, languages))
+
+
+# ---- act ------------------------------------------------------------------------------------
+@cli.command()
+@click.argument("id")
+@acts
+def cancel(id: str, app_spec: str | None, url: str | None) -> None:
+    """Cancel a job and all its tasks. Handlers that run are asked to end."""
+    from . import read
+
+    app = open_app(app_spec, url)
+    say(f"cancelling {id}: dynatask watch {id}" if read.job(app, id).cancel() else f"{id} had ended; nothing changed")
+
+
+# ---- check ----------------------------------------------------------------------------------
+@cli.command()
+@reads
+def config(as_json: bool, app_spec: str | None, url: str | None) -> None:
+    """Print every option: its value, where that came from, its default."""
+    from . import read, view
+
+    options = read.config(open_app(app_spec, url))
+    if as_json:
+        say_json({"options": options})
+    else:
+        say(view.config_table(options))
+
+
+@cli.command()
+@reads
+def doctor(as_json: bool, app_spec: str | None, url: str | None) -> int:
+    """Check the engine, its files, its workers, and whether every type is served."""
+    from . import doctor as checking
+
+    return checking.run(lambda: open_app(app_spec, url), as_json)

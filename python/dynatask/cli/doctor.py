@@ -1,0 +1,128 @@
+"""`dynatask doctor`: looks at everything that a job needs, from the file up to the workers.
+
+Each check is a line: ok, warn or bad, what was found, and for the last two
+what to do. Looks only; the one thing that it may make is the file itself, as
+opening an app does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dynatask import App, DynataskError
+
+from . import failures, read, view
+
+LOW = 256 << 20  # bytes free on the disk, below which it warns
+WAL_HIGH = 256 << 20
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "afs", "ceph"}
+
+
+class Check(NamedTuple):
+    name: str
+    level: str  # ok, warn, bad
+    text: str
+    try_: str = ""
+
+
+def run(open_app: Callable[[], App], as_json: bool) -> int:
+    checks: list[Check] = []
+    unreachable = False
+    try:
+        app = open_app()
+        url, source = read.url(app)
+        checks.append(Check("url", "ok", f"{url} (from {source})"))
+        if url.startswith("sqlite:"):
+            checks += of_file(Path(url.removeprefix("sqlite:").partition("?")[0]))
+        try:
+            checks += of_store(app)
+        except DynataskError as error:
+            unreachable = True
+            checks.append(Check("engine", "bad", str(error), "dynatask config"))
+    finally:
+        tell(checks, as_json)
+    if unreachable:
+        return failures.ENGINE
+    return failures.FAILED if any(check.level == "bad" for check in checks) else failures.OK
+
+
+def tell(checks: list[Check], as_json: bool) -> None:
+    if as_json:
+        print(view.to_json({"checks": [check._asdict() for check in checks]}))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for check in checks:
+        style = {"ok": "green", "warn": "yellow", "bad": "bold red"}[check.level]
+        console.print(Text.assemble((f"{check.level:4}", style), f"  {check.name:8}  {check.text}"))
+        if check.try_:
+            console.print(Text(f"                try: {check.try_}"))
+
+
+# ---- the file and its folder ------------------------------------------------------------
+def of_file(file: Path) -> Iterator[Check]:
+    folder = file.parent.resolve()
+    if not folder.is_dir():
+        yield Check("folder", "bad", f"{folder} does not exist", f"mkdir -p {folder}")
+        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Check("folder", "bad", f"{folder} cannot be written; SQLite makes files beside its own", f"ls -ld {folder}")
+    elif folder.stat().st_mode & stat.S_IWOTH and not folder.stat().st_mode & stat.S_ISVTX:
+        yield Check("folder", "warn", f"{folder} can be written by everyone", f"chmod o-w {folder}")
+    else:
+        yield Check("folder", "ok", f"{folder} can be written")
+    kind = file_system(folder)
+    if kind in NETWORK:
+        yield Check("disk", "bad", f"{folder} is on {kind}: locks and shared memory do not work there", "dynatask config")
+    else:
+        free = shutil.disk_usage(folder).free
+        text = f"{kind}, {free >> 20} MiB free"
+        yield Check("disk", "warn" if free < LOW else "ok", text, f"df -h {folder}" if free < LOW else "")
+    if file.exists():
+        if not os.access(file, os.R_OK | os.W_OK):
+            yield Check("file", "bad", f"{file} cannot be read and written by this user", f"ls -l {file}")
+        else:
+            yield Check("file", "ok", f"{file}, {size(file)}")
+        wal = Path(f"{file}-wal")
+        if wal.exists() and wal.stat().st_size > WAL_HIGH:
+            yield Check("wal", "warn", f"{wal} has {size(wal)}: some process reads for long", f"fuser -v {file}")
+
+
+def size(file: Path) -> str:
+    return f"{file.stat().st_size / (1 << 20):.1f} MiB"
+
+
+def file_system(folder: Path) -> str:
+    """The kind of the mount that the folder is on."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        mount = fields.split()[4].encode().decode("unicode_escape")
+        inside = folder == Path(mount) or Path(mount) in folder.parents
+        if inside and len(mount) >= len(best):
+            best, kind = mount, rest.split()[0]
+    return kind
+
+
+# ---- what is in it -------------------------------------------------------------------------
+def of_store(app: App) -> Iterator[Check]:
+    workers, types = read.workers(app), read.types(app)  # opens it: schema, file system, bells
+    yield Check("engine", "ok", "opened; its schema is this version's")
+    live = [w for w in workers if not w.dead]
+    if live:
+        yield Check("workers", "ok", f"{len(live)} alive: " + ", ".join(w.name for w in live))
+    else:
+        yield Check("workers", "warn", "none is alive: tasks wait", "dynatask worker APP")
+    unserved = [t for t in types if not t.served]
+    if unserved:
+        names = ", ".join(t.name for t in unserved[:10]) + (" .." if len(unserved) > 10 else "")
+        yield Check("types", "warn", f"known, but never served by a worker: {names}", "dynatask worker APP --plugin X.so")
+    else:
+        yield Check("types", "ok", f"{len(types)} known, each was served")

@@ -1,0 +1,63 @@
+"""From an error to what the shell sees: one sentence, the next command to try, an exit code.
+
+Exit codes: 0 ok or drained, 1 job failed, 2 usage, 3 not found, 4 cancelled,
+5 engine unreachable, 6 timeout.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+OK, FAILED, USAGE, NOT_FOUND, CANCELLED, ENGINE, TIMEOUT = range(7)
+INTERRUPTED = 130  # as shells say of SIGINT
+
+END_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
+
+
+class Failure(click.ClickException):
+    """Ends a command. try_: the next command."""
+
+    def __init__(self, message: str, code: int, try_: str) -> None:
+        super().__init__(message)
+        self.exit_code = code
+        self.try_ = try_
+
+
+def usage(message: str, try_: str = "dynatask --help") -> Failure:
+    return Failure(message, USAGE, try_)
+
+
+def of_error(error: BaseException) -> Failure | None:
+    """None: an error of ours, which deserves its traceback."""
+    import dynatask as d
+
+    text = str(error) or type(error).__name__
+    if isinstance(error, d.TaskCancelled):
+        return Failure(text, CANCELLED, f"dynatask show {error.task_id}")
+    if isinstance(error, d.TaskFailed):
+        return Failure(f"{error.type}: {error.message}", FAILED, f"dynatask show {error.task_id}")
+    if isinstance(error, d.NotFound):
+        return Failure(text, NOT_FOUND, "dynatask jobs")
+    if isinstance(error, d.WaitTimeout):
+        return Failure(text, TIMEOUT, "dynatask jobs state:running")
+    if isinstance(error, (d.EngineError, d.VersionError)):
+        return Failure(text, ENGINE, "dynatask doctor")
+    if isinstance(error, d.Conflict):
+        return Failure(text, USAGE, "dynatask jobs")
+    if isinstance(error, d.DynataskError):
+        return Failure(text, USAGE, "dynatask config")
+    return None
+
+
+def show(error: click.ClickException) -> int:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        try_ = f"{error.ctx.command_path} --help"
+    else:
+        try_ = error.try_ if isinstance(error, Failure) else "dynatask --help"
+    click.echo(f"dynatask: {error.format_message()}", err=True)
+    click.echo(f"  try: {try_}", err=True)
+    sys.stderr.flush()
+    return error.exit_code

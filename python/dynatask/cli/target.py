@@ -1,0 +1,172 @@
+"""What the words on a command line mean: APP, F, and the arguments of F.
+
+APP is `module:app`, a Python file, or the bare name of an app, which is
+enough for readers and for workers that only load plugins. Not given: option
+`app` of the configuration. F is `APP::type`, `module:function`, or the name
+of a task type of the configured app.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dynatask import App, TaskType
+
+from .failures import Failure, usage
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+def configured() -> str | None:
+    """DYNATASK_APP, else `app` of dynatask.toml, else of [tool.dynatask] in pyproject.toml."""
+    if spec := os.environ.get("DYNATASK_APP"):
+        return spec
+    for file, path in ((Path("dynatask.toml"), ()), (Path("pyproject.toml"), ("tool", "dynatask"))):
+        if file.is_file():
+            table: Any = read_toml(file)
+            for key in path:
+                table = table.get(key, {})
+            spec = table.get("app")
+            if isinstance(spec, str):
+                return spec
+            if spec is not None:
+                raise usage(f"{file}: app is a text, like 'module:app'", "dynatask config")
+    return None
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        try:
+            return tomllib.loads(file.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise usage(f"{file} is not TOML: {error}", "dynatask config") from error
+    # 3.10 has no TOML reader: the one line that is wanted.
+    found = re.search(r'^\s*app\s*=\s*"([^"]*)"\s*$', file.read_text(), re.MULTILINE)
+    return {"app": found[1], "tool": {"dynatask": {"app": found[1]}}} if found else {}
+
+
+def load_app(spec: str | None) -> App:
+    spec = spec or configured()
+    if spec is None:
+        raise usage("no app is named: give APP, set DYNATASK_APP, or write app = \"module:app\" into dynatask.toml")
+    if spec.endswith(".py"):
+        return app_of(load_file(Path(spec)), None)
+    if ":" in spec:
+        module, _, name = spec.partition(":")
+        return app_of(load_module(module), name)
+    if not NAME.fullmatch(spec):
+        raise usage(f"'{spec}' is no APP: it is module:app, a file that ends in .py, or an app's name")
+    return App(spec)
+
+
+def load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise usage(f"there is no file {path}", "ls")
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if not name.isidentifier() or spec is None or spec.loader is None:
+        raise usage(f"{path} cannot be imported: its name is no Python name")
+    # As `python FILE` would have it; its other processes import it by name.
+    sys.path.insert(0, str(path.resolve().parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise broken(str(path), error) from error
+    return module
+
+
+def load_module(name: str) -> ModuleType:
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise broken(name, error) from error
+
+
+def broken(what: str, error: BaseException) -> Failure:
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return usage(f"{what} cannot be imported: {type(error).__name__}: {error} ({last.filename}:{last.lineno})", f"python {what}")
+
+
+def app_of(module: ModuleType, name: str | None) -> App:
+    if name is not None:
+        found = getattr(module, name, None)
+        if isinstance(found, App):
+            return found
+        raise usage(f"{module.__name__} has no App named '{name}'")
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    preferred = getattr(module, "app", None)
+    if isinstance(preferred, App):
+        return preferred
+    if len(apps) == 1:
+        return next(iter(apps.values()))
+    raise usage(f"{module.__name__} has {len(apps)} apps: say which, as {module.__name__}:NAME")
+
+
+def load_type(spec: str, app_spec: str | None) -> tuple[App, TaskType[..., Any]]:
+    if "::" in spec:
+        app_spec, _, name = spec.partition("::")
+        app = load_app(app_spec)
+    elif ":" in spec:
+        module_name, _, attribute = spec.partition(":")
+        found = getattr(load_module(module_name), attribute, None)
+        if not isinstance(found, TaskType):
+            raise usage(f"{module_name} has no task type '{attribute}'")
+        return app_of_type(found), found
+    else:
+        app, name = load_app(app_spec), spec
+    return app, type_of(app, name)
+
+
+def bound(f: TaskType[..., Any], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Words to arguments: `name=value` where F has such a parameter, else by place. A parameter that takes text
+    gets the word as it is; others get its JSON value, and the word itself where it is no JSON."""
+    signature = inspect.signature(python_function(f), eval_str=True)
+    parameters: Mapping[str, inspect.Parameter] = signature.parameters
+    by_place = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p for p in parameters.values() if p.kind == p.VAR_POSITIONAL), None)
+    args: list[Any] = []
+    named: dict[str, Any] = {}
+    for word in words:
+        name, eq, value = word.partition("=")
+        if eq and name in parameters:
+            named[name] = value_of(parameters[name], value)
+            continue
+        taker = by_place[len(args)] if len(args) < len(by_place) else rest
+        args.append(value_of(taker, word))
+    return args, named
+
+
+def value_of(parameter: inspect.Parameter | None, word: str) -> Any:
+    import msgspec
+
+    kind = parameter.annotation if parameter is not None else Any
+    if kind is str:
+        return word
+    if kind is bytes:
+        return os.fsencode(word)
+    try:
+        value = msgspec.json.decode(word)
+    except msgspec.DecodeError:
+        value = word
+    if kind is inspect.Parameter.empty or kind is Any:
+        return value
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except (msgspec.ValidationError, TypeError):
+        return value  # the call itself says what is wrong with it
