@@ -22,8 +22,11 @@ typedef struct {
     bool full;                   // durability=full
     bool counts;                 // history=counts
     char types[1024];            // "a,b": a worker serves only these; empty: all it knows
-    char log[16];                // least level that is logged
+    uint8_t log;                 // least level that is logged: DTI_LEVEL_*
+    char app[256];               // what the command line works on
 } dti_conf;
+
+enum { DTI_LEVEL_INFO, DTI_LEVEL_DEBUG, DTI_LEVEL_WARNING, DTI_LEVEL_ERROR };
 
 // Where a value came from, for `dynatask config`. The environment goes before
 // the file, the file before the code; a parameter of the URL ranks with the

@@ -1,0 +1,313 @@
+// Options: one table of name, kind, default and help, and the places that
+// values come from. Later ones win:
+//   default, the code, dynatask.toml or pyproject.toml's [tool.dynatask] in
+//   the working directory, DYNATASK_<OPTION>.
+// The url itself follows the same order; the parameters of the URL that won
+// count as given where it was, below an option named there.
+#include "client/client.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum { TEXT, UNSIGNED, U32, TIME, SIZE, CHOICE, URL } kind;
+
+typedef struct {
+    const char *name;
+    kind kind;
+    size_t at, room;             // in dti_conf; room: TEXT's bytes
+    const char *def, *help;
+    uint64_t least, most;        // of numbers, times in us, sizes
+    const char *choices[5];      // CHOICE: value i is choices[i]
+} option;
+
+#define AT(field) offsetof(dti_conf, field), sizeof(((dti_conf *)0)->field)
+#define SECOND 1000000ull
+#define DAY (86400 * SECOND)
+
+// clang-format off
+static const option table[] = {
+    {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH", 0, 0, {0}},
+    {"slots", UNSIGNED, AT(slots), "0", "handlers that run at once in a worker; 0: as many as processors", 0, 1024, {0}},
+    {"processes", UNSIGNED, AT(processes), "1", "processes of a Python worker", 1, 256, {0}},
+    {"prefetch", UNSIGNED, AT(prefetch), "256", "tasks that a worker claims ahead, at most", 0, 4096, {0}},
+    {"lease", TIME, AT(lease_us), "15", "after so long without a sign of life a worker counts as dead", SECOND / 10, DAY, {0}},
+    {"grace", TIME, AT(grace_us), "30", "time for handlers to end after a stop or a cancel", 0, 30 * DAY, {0}},
+    {"engine_timeout", TIME, AT(engine_timeout_us), "30", "how long a call waits for the engine", SECOND / 1000, DAY, {0}},
+    {"max_parked", U32, AT(max_parked), "10000", "waiting handlers that a worker keeps in memory", 0, 10000000, {0}},
+    {"max_payload", SIZE, AT(max_payload), "64MiB", "largest arguments, result or error", 1024, 1ull << 30, {0}},
+    {"blob_min", SIZE, AT(blob_min), "64KiB", "payloads above it are stored once per job", 64, 1ull << 30, {0}},
+    {"max_depth", U32, AT(max_depth), "10000", "levels of tasks in a job", 1, 1000000, {0}},
+    {"max_tasks", U32, AT(max_tasks), "0", "tasks in a job; 0: as many as 2^32-2", 0, UINT32_MAX - 1, {0}},
+    {"keep", CHOICE, AT(keep), "failed", "whose payloads stay when their parent is complete: failed, all, root", 0, 0, {"failed", "all", "root"}},
+    {"history", CHOICE, AT(counts), "rows", "what stays of succeeded tasks: rows, counts", 0, 0, {"rows", "counts"}},
+    {"retain", TIME, AT(retain_us), "1d", "how long an ended job is kept", 0, 3650 * DAY, {0}},
+    {"durability", CHOICE, AT(full), "normal", "normal: survives any process; full: the machine too", 0, 0, {"normal", "full"}},
+    {"types", TEXT, AT(types), "", "a worker serves only these types, a,b; empty: all it knows", 0, 0, {0}},
+    {"log", CHOICE, AT(log), "info", "least level that is logged: info, debug, warning, error", 0, 0, {"info", "debug", "warning", "error"}},
+    {"app", TEXT, AT(app), "", "what the command line works on: module:app, or a file", 0, 0, {0}},
+};
+// clang-format on
+enum { OPTIONS = sizeof table / sizeof *table };
+_Static_assert((size_t)OPTIONS <= (size_t)DTI_OPTIONS_MAX, "dtask_app.source has a place for each");
+
+const char *dti_conf_name(size_t i) {
+    return i < OPTIONS ? table[i].name : NULL;
+}
+
+static size_t find(const char *name) {
+    size_t i = 0;
+    while (i < OPTIONS && strcmp(table[i].name, name)) i++;
+    return i;
+}
+
+// ---- one value ---------------------------------------------------------------
+
+static dtask_err unfit(const option *o, const char *value) {
+    static const char *const kinds[] = {
+        [TEXT] = "a text of at most 1023 bytes", [UNSIGNED] = "a whole number", [U32] = "a whole number",
+        [TIME] = "a time such as 1.5, 250ms, 90s, 5m, 2h, 1d", [SIZE] = "a size such as 4096, 64KiB, 64MiB",
+        [CHOICE] = "one of its values", [URL] = "a URL",
+    };
+    return dti_fail(DTASK_EARGS, "The option %s cannot be \"%.100s\": give %s within its bounds (%s).", o->name, value, kinds[o->kind],
+        o->help);
+}
+
+// Writes a number of `room` bytes.
+static void store(void *to, size_t room, uint64_t v) {
+    if (room == 8) memcpy(to, &v, 8);
+    else if (room == 4) memcpy(to, &(uint32_t){(uint32_t)v}, 4);
+    else *(uint8_t *)to = (uint8_t)v;
+}
+
+static uint64_t load(const void *from, size_t room) {
+    uint64_t v = 0;
+    if (room == 8) memcpy(&v, from, 8);
+    else if (room == 4) {
+        uint32_t w;
+        memcpy(&w, from, 4);
+        v = w;
+    } else v = *(const uint8_t *)from;
+    return v;
+}
+
+static dtask_err set(dti_conf *c, const option *o, const char *value) {
+    void *to = (char *)c + o->at;
+    int64_t i;
+    uint64_t n;
+    switch (o->kind) {
+    case URL: return DTASK_OK; // resolved apart
+    case TEXT:
+        if (strlen(value) >= o->room) return unfit(o, value);
+        memcpy(to, value, strlen(value) + 1);
+        return DTASK_OK;
+    case CHOICE:
+        for (n = 0; n < 5 && o->choices[n]; n++)
+            if (!strcmp(o->choices[n], value)) return store(to, o->room, n), DTASK_OK;
+        return unfit(o, value);
+    case SIZE:
+        if (!dti_text_size(value, &n)) return unfit(o, value);
+        break;
+    default:
+        if (!(o->kind == TIME ? dti_text_us(value, &i) : dti_text_int(value, &i)) || i < 0) return unfit(o, value);
+        n = (uint64_t)i;
+    }
+    if (n < o->least || n > o->most) return unfit(o, value);
+    store(to, o->room, n);
+    return DTASK_OK;
+}
+
+static dtask_err unknown(const char *name) {
+    return dti_fail(DTASK_EARGS, "There is no option \"%.100s\": `dynatask config` lists them.", name);
+}
+
+// ---- the URL -------------------------------------------------------------------
+
+// Decodes %xx in place. False: malformed, or a zero byte.
+static bool unescape(char *s) {
+    char *to = s;
+    for (; *s; s++)
+        if (*s != '%') *to++ = *s;
+        else if (isxdigit((unsigned char)s[1]) && isxdigit((unsigned char)s[2])) {
+            *to = (char)strtol((char[]){s[1], s[2], 0}, NULL, 16);
+            if (!*to++) return false;
+            s += 2;
+        } else return false;
+    *to = 0;
+    return true;
+}
+
+// Takes the parameters off the URL, which it changes.
+static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
+    size_t n = strspn(url, "abcdefghijklmnopqrstuvwxyz+");
+    if (!n || url[n] != ':')
+        return dti_fail(DTASK_EARGS, "The URL \"%.100s\" has no scheme: write it as sqlite:jobs.db or memory:.", url);
+    char *at = strchr(url, '?');
+    if (!at) return DTASK_OK;
+    *at++ = 0;
+    bool given[OPTIONS] = {false};
+    for (char *next; at && *at; at = next) {
+        if ((next = strchr(at, '&'))) *next++ = 0;
+        char *value = strchr(at, '=');
+        if (!value || value == at) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" is not written name=value.", at);
+        *value++ = 0;
+        if (!unescape(at) || !unescape(value)) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" has a %% without two hexadecimal digits.", at);
+        size_t i = find(at);
+        if (i == OPTIONS || table[i].kind == URL) return unknown(at);
+        if (given[i]) return dti_fail(DTASK_EARGS, "The URL gives the parameter %s twice.", at);
+        dtask_err err = set(c, &table[i], value);
+        if (err) return err;
+        given[i] = true;
+        source[i] = DTI_SRC_URL;
+    }
+    return DTASK_OK;
+}
+
+// ---- the sources -----------------------------------------------------------------
+
+typedef struct {
+    char *values[OPTIONS];       // of the file
+} collected;
+
+static dtask_err collect(void *arg, const char *name, const char *value) {
+    collected *c = arg;
+    size_t i = find(name);
+    if (i == OPTIONS) return unknown(name);
+    if (c->values[i]) return dti_fail(DTASK_EARGS, "The option %s is given twice.", name);
+    if (!(c->values[i] = strdup(value))) return dti_fail(DTASK_ENOMEM, "No memory.");
+    dti_conf scratch; // told here, where the line is known
+    return set(&scratch, &table[i], value);
+}
+
+static dtask_err environment(const char *values[OPTIONS]) {
+    static const char prefix[] = "DYNATASK_";
+    extern char **environ;
+    for (char **e = environ; e && *e; e++) {
+        if (strncmp(*e, prefix, sizeof prefix - 1)) continue;
+        const char *rest = *e + sizeof prefix - 1, *value = strchr(rest, '=');
+        char name[64];
+        size_t n = value ? (size_t)(value - rest) : 0;
+        if (!value || n >= sizeof name) continue;
+        for (size_t i = 0; i < n; i++) name[i] = (char)tolower((unsigned char)rest[i]);
+        name[n] = 0;
+        size_t i = find(name);
+        if (i == OPTIONS)
+            return dti_fail(DTASK_EARGS, "The environment's %s%.*s names no option: unset it, or see `dynatask config`.", prefix, (int)n, rest);
+        values[i] = value + 1;
+    }
+    return DTASK_OK;
+}
+
+static dtask_err code(dti_conf *c, uint8_t *source, const char *const *opts) {
+    for (const char *const *o = opts; o && *o; o += 2) {
+        size_t i = find(o[0]);
+        if (i == OPTIONS || table[i].kind == URL) return unknown(o[0]);
+        if (!o[1]) return dti_fail(DTASK_EARGS, "The option %s has no value.", o[0]);
+        dti_conf scratch;
+        dtask_err err = set(&scratch, &table[i], o[1]); // wrong even where another place wins
+        if (err) return err;
+        uint8_t s = source[i] == DTI_SRC_URL ? source[0] : source[i];
+        if (s != DTI_SRC_DEFAULT && s != DTI_SRC_CODE) continue;
+        set(c, &table[i], o[1]);
+        source[i] = DTI_SRC_CODE;
+    }
+    return DTASK_OK;
+}
+
+dtask_err dti_conf_apply(dti_conf *c, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts) {
+    dti_conf tried = *c;
+    uint8_t tried_source[DTI_OPTIONS_MAX];
+    memcpy(tried_source, source, sizeof tried_source);
+    dtask_err err = code(&tried, tried_source, opts);
+    if (err) return err;
+    *c = tried;
+    memcpy(source, tried_source, sizeof tried_source);
+    return DTASK_OK;
+}
+
+static dtask_err resolve(const char *url, const char *const *opts, dti_conf *c, uint8_t *source, char **out_url, collected *file) {
+    bool found;
+    const char *env[OPTIONS] = {NULL};
+    dtask_err err = dti_toml_read("dynatask.toml", "", collect, file, &found);
+    if (!err && !found) err = dti_toml_read("pyproject.toml", "tool.dynatask", collect, file, &found);
+    if (!err) err = environment(env);
+    if (err) return err;
+
+    const struct { const char *url; dti_source source; } urls[] = {
+        {env[0], DTI_SRC_ENV}, {file->values[0], DTI_SRC_FILE}, {url, DTI_SRC_CODE}, {table[0].def, DTI_SRC_DEFAULT},
+    };
+    size_t won = 0;
+    while (!urls[won].url) won++;
+    char *own = strdup(urls[won].url);
+    if (!own) return dti_fail(DTASK_ENOMEM, "No memory.");
+    *out_url = own;
+    source[0] = urls[won].source;
+
+    for (size_t i = 0; i < OPTIONS; i++) set(c, &table[i], table[i].def);
+    dti_conf given = *c;
+    uint8_t given_source[DTI_OPTIONS_MAX] = {0};
+    given_source[0] = source[0];
+    if ((err = query(own, &given, given_source))) return err;
+    // The lowest first; the URL's parameters just below its own place.
+    if (source[0] == DTI_SRC_CODE) *c = given, memcpy(source, given_source, DTI_OPTIONS_MAX);
+    if ((err = code(c, source, opts))) return err;
+    for (dti_source place = DTI_SRC_FILE; place <= DTI_SRC_ENV; place++)
+        for (size_t i = 1; i < OPTIONS; i++) {
+            if (source[0] == place && given_source[i] == DTI_SRC_URL) {
+                memcpy((char *)c + table[i].at, (char *)&given + table[i].at, table[i].room);
+                source[i] = DTI_SRC_URL;
+            }
+            const char *v = place == DTI_SRC_FILE ? file->values[i] : env[i];
+            if (!v) continue;
+            if ((err = set(c, &table[i], v))) return err;
+            source[i] = (uint8_t)place;
+        }
+    return DTASK_OK;
+}
+
+dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out, uint8_t source[DTI_OPTIONS_MAX], char **out_url) {
+    dti_conf c = {0};
+    uint8_t from[DTI_OPTIONS_MAX] = {0};
+    char *own = NULL;
+    collected file = {0};
+    dtask_err err = resolve(url, opts, &c, from, &own, &file);
+    for (size_t i = 0; i < OPTIONS; i++) free(file.values[i]);
+    if (err) {
+        free(own);
+        return err;
+    }
+    *out = c;
+    memcpy(source, from, sizeof from);
+    *out_url = own;
+    return DTASK_OK;
+}
+
+// ---- showing ------------------------------------------------------------------------
+
+static void put_value(dti_buf *b, const option *o, const dti_conf *c) {
+    const void *at = (const char *)c + o->at;
+    switch (o->kind) {
+    case URL: dti_mp_put_strz(b, o->def); break;
+    case TEXT: dti_mp_put_strz(b, at); break;
+    case CHOICE: dti_mp_put_strz(b, o->choices[load(at, o->room)]); break;
+    case TIME: dti_mp_put_float(b, (double)load(at, o->room) / 1e6); break;
+    default: dti_mp_put_uint(b, load(at, o->room));
+    }
+}
+
+void dti_conf_put(dti_buf *b, const dti_conf *c, const uint8_t source[DTI_OPTIONS_MAX], const char *url) {
+    static const char *const sources[] = {"default", "file", "environment", "url", "code"};
+    dti_conf defaults = {0};
+    dti_mp_put_array(b, OPTIONS);
+    for (size_t i = 0; i < OPTIONS; i++) {
+        set(&defaults, &table[i], table[i].def);
+        dti_mp_put_array(b, 5);
+        dti_mp_put_strz(b, table[i].name);
+        if (table[i].kind == URL) dti_mp_put_strz(b, url);
+        else put_value(b, &table[i], c);
+        dti_mp_put_strz(b, sources[source[i]]);
+        put_value(b, &table[i], &defaults);
+        dti_mp_put_strz(b, table[i].help);
+    }
+}
