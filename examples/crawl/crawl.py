@@ -25,7 +25,7 @@ from urllib.parse import quote, urldefrag, urljoin, urlsplit
 from dynatask import App, Fatal, Unique
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build")) / "examples/crawl/links.so"
+PLUGIN = Path(os.environ.get("DTASK_BUILD", ROOT / "build")) / "examples/crawl/links.so"
 PAGE_MAX = 32 << 20
 CONNECTIONS = 16
 TIMEOUT = 30.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from dynatask import App
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build")) / "examples/fib/fib.so"
+PLUGIN = Path(os.environ.get("DTASK_BUILD", ROOT / "build")) / "examples/fib/fib.so"
 
 app = App("fib")
 

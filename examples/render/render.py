@@ -17,7 +17,7 @@ from pathlib import Path
 from dynatask import App
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build")) / "examples/render/render.so"
+PLUGIN = Path(os.environ.get("DTASK_BUILD", ROOT / "build")) / "examples/render/render.so"
 LIMIT = 200  # most rounds for a pixel; so many: in the set
 
 app = App("render")

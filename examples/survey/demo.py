@@ -25,7 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BUILD = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build"))
+BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
 LIVES = 30  # times that one worker is started, at most
 
 
@@ -76,7 +76,7 @@ def c_worker() -> list[str]:
     built = BUILD / "workers" / "dynatask-worker"
     program = str(built) if built.exists() else shutil.which("dynatask-worker")
     if program is None:
-        sys.exit("demo: no dynatask-worker: build the project (script/demo does), or set DYNATASK_BUILD")
+        sys.exit("demo: no dynatask-worker: build the project (script/demo does), or set DTASK_BUILD")
     return [program, "--app", "survey", "--plugin", str(BUILD / "examples/survey/survey.so")]
 
 

@@ -28,7 +28,7 @@ from dynatask import App, Job
 CHUNK = 1 << 20
 NAMES = 20  # of what cannot be read: so many are named, all are counted
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build")) / "examples/survey/survey.so"
+PLUGIN = Path(os.environ.get("DTASK_BUILD", ROOT / "build")) / "examples/survey/survey.so"
 
 app = App("survey")
 

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-BUILD = Path(os.environ.get("DYNATASK_BUILD", ROOT / "build"))
+BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
 HTML = Path("/usr/share/doc/python3.11/html")
 
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path):
     """Runs an example in an empty folder; its standard output."""
 
     def go(program: str, *words: object) -> str:
-        env = os.environ | {"DYNATASK_URL": f"sqlite:{tmp_path}/jobs.db", "DYNATASK_BUILD": str(BUILD), "NO_COLOR": "1"}
+        env = os.environ | {"DYNATASK_URL": f"sqlite:{tmp_path}/jobs.db", "DTASK_BUILD": str(BUILD), "NO_COLOR": "1"}
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / program), *map(str, words)], cwd=tmp_path, env=env, capture_output=True, text=True
         )
@@ -111,7 +111,7 @@ def test_survey_hash_is_of_content_and_place_not_of_order(run, folder: Path, tmp
 
 
 def test_survey_names_what_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DYNATASK_BUILD", str(BUILD))
+    monkeypatch.setenv("DTASK_BUILD", str(BUILD))
     monkeypatch.setenv("DYNATASK_URL", f"sqlite:{tmp_path}/jobs.db")
     survey = load("survey/survey.py")
     listed = survey.entries

@@ -1,0 +1,308 @@
+"""The command line, as a shell sees it: output, JSON, exit codes, hints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
+
+PROGRAM = '''
+from dataclasses import dataclass
+import os
+from dynatask import App, children
+
+app = App("shop")
+
+@dataclass
+class Cart:
+    items: list[str]
+    total: float
+
+@app.task
+def add(a: int, b: int = 10) -> int:
+    return a + b
+
+@app.task
+def greet(name: str, loud: bool = False) -> str:
+    return name.upper() if loud else name
+
+@app.task
+def weigh(cart: Cart) -> float:
+    return cart.total * len(cart.items)
+
+@app.task
+def broken(n: int) -> None:
+    raise ValueError(f"no {n}")
+
+@app.task
+def many(n: int) -> int:
+    return sum(add.map(range(n)).result())
+
+@app.task
+def mixed(n: int) -> int:
+    for i in range(n):
+        broken.using(may_fail=True).spawn(i)
+    return many.spawn(n).result()
+'''
+
+
+class Shell:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("DYNATASK_")} | {"DYNATASK_APP": "shop.py"}
+        (folder / "shop.py").write_text(PROGRAM)
+
+    def command(self, *words: object) -> list[str]:
+        return [sys.executable, "-m", "dynatask", *map(str, words)]
+
+    def __call__(self, *words: object, code: int = 0) -> str:
+        done = subprocess.run(self.command(*words), cwd=self.folder, env=self.env, capture_output=True, text=True)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        self.err = done.stderr
+        return done.stdout
+
+    def json(self, *words: object) -> dict:
+        return json.loads(self(*words, "--json"))
+
+    def said(self, *words: object, code: int) -> str:
+        """Its standard error; each refusal names the next command to try, and shows no traceback."""
+        self.out = self(*words, code=code)
+        assert "Traceback" not in self.err
+        assert "  try: " in self.err
+        return self.err
+
+    def refused(self, *words: object, code: int = 2) -> str:
+        """The same, of a command that printed nothing else."""
+        told = self.said(*words, code=code)
+        assert self.out == ""
+        return told
+
+
+@pytest.fixture
+def sh(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def worker(sh: Shell):
+    """A worker process on the shell's app."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        running.append(subprocess.Popen(sh.command("worker", *words), cwd=sh.folder, env=sh.env, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+# ---- start and end -------------------------------------------------------------------
+def test_run_prints_the_result_as_json(sh: Shell) -> None:
+    assert sh("run", "shop.py::add", "1") == "11\n"
+    assert sh("run", "shop:add", "1", "b=2") == "3\n"
+    assert sh("run", "add", "a=-1", "-5") == "-6\n"
+    assert sh("run", "greet", "12", "loud=true") == '"12"\n'
+    assert sh("run", "weigh", '{"items": ["a", "b"], "total": 1.5}') == "3.0\n"
+    assert sh("run", "many", 100) == f"{sum(range(100)) + 1000}\n"
+
+
+def test_run_of_a_failing_task(sh: Shell) -> None:
+    said = sh.refused("run", "broken", 7, code=1)
+    assert "ValueError" in said and "no 7" in said
+    assert "dynatask show" in said
+
+
+def test_start_work_and_look(sh: Shell, worker) -> None:
+    assert sh("start", "mixed", 5, "--id", "m-1") == "m-1\n"
+    assert sh("start", "mixed", 5, "--id", "m-1") == "m-1\n"
+    assert "m-1" in sh.refused("start", "mixed", 6, "--id", "m-1")
+    assert sh.json("show", "m-1")["job"]["counts"]["added"] == 1
+    process = worker()
+    out = sh("watch", "m-1")
+    # root, many, 5 add, 5 broken
+    assert "succeeded" in out and "done 12/12" in out
+    assert "broken ×5" in out and "failed 5" in out and "ValueError ×5" in out and "add ×5" in out and "py" in out
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+    shown = sh.json("show", "m-1")
+    assert shown["schema"] == 1
+    assert shown["job"]["state"] == "succeeded"
+    assert shown["job"]["counts"]["failed"] == 5
+    assert "m-1" in sh("show", "m-1")
+
+    merged = sh.json("tree", "m-1")["merged"]
+    assert (merged["type"], merged["tasks"], merged["language"]) == ("mixed", 1, "python")
+    below = {line["type"]: line for line in merged["below"]}
+    assert below["broken"]["counts"] == {"failed": 5}
+    assert below["broken"]["errors"] == {"ValueError": 5}
+    assert below["many"]["below"][0]["tasks"] == 5
+    assert 0 < below["broken"]["p50"] <= below["broken"]["p99"]
+
+    root = sh.json("tree", "m-1", "--expand", "--depth", 5)["tree"]
+    assert (root["id"], root["type"], len(root["children"])) == ("m-1/0", "mixed", 6)
+    failed = next(child for child in root["children"] if child["type"] == "broken")
+    assert failed["arguments"] == {"n": 0}
+    assert "ValueError" in sh("show", failed["id"])
+    task = sh.json("show", failed["id"])["task"]
+    assert (task["state"], task["error"]["message"], task["attempt"]) == ("failed", "no 0", 1)
+
+    listed = sh.json("jobs", "type:mixed", "state:succeeded")["jobs"]
+    assert [job["id"] for job in listed] == ["m-1"]
+    assert sh.json("jobs", "state:failed")["jobs"] == []
+    assert "m-1" in sh("jobs")
+
+
+def test_watch_says_how_it_ended(sh: Shell, worker) -> None:
+    worker()
+    assert sh("start", "broken", 1, "--id", "b") == "b\n"
+    assert "ValueError" in sh("watch", "b", code=1)
+    told = [json.loads(line) for line in sh("watch", "b", "--json", code=1).splitlines()]
+    assert told[-1]["state"] == "failed" and told[-1]["error"]["type"] == "ValueError"
+
+
+def test_cancel_and_timeout(sh: Shell) -> None:
+    sh("start", "add", 1, "--id", "c")
+    assert "c is still running" in sh.said("watch", "c", "--timeout", 0, code=6)
+    sh("cancel", "c")
+    sh("watch", "c", code=4)
+    assert "nothing changed" in sh("cancel", "c")
+    assert sh.json("show", "c")["job"]["state"] == "cancelled"
+
+
+def test_live_tree_on_a_terminal(sh: Shell, worker) -> None:
+    worker()
+    sh("start", "many", 300, "--id", "t")
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        sh.command("watch", "t"), cwd=sh.folder, env=sh.env | {"TERM": "xterm", "COLUMNS": "120"}, stdout=side, stdin=side
+    )
+    os.close(side)
+    out = b""
+    while True:
+        try:
+            block = os.read(main, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not block:
+            break
+        out += block
+    os.close(main)
+    assert process.wait() == 0
+    text = out.decode()
+    assert "add ×300" in text and "p50" in text and "done 301/301" in text and "━" in text
+    assert "\x1b[" in text
+
+
+def test_worker_serves_c_plugins_without_code(sh: Shell, worker) -> None:
+    sh.env["DYNATASK_APP"] = "fib"
+    process = worker("--plugin", BUILD / "examples/fib/fib.so", "--slots", 1)
+    until_served(sh, "fib_c")
+    sh("start", "fib_c", 10, "--id", "f")
+    sh("watch", "f")
+    assert sh.json("tree", "f")["merged"]["language"] == "c"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def until_served(sh: Shell, name: str) -> None:
+    for _ in range(200):
+        types = next((c["text"] for c in sh.json("doctor")["checks"] if c["name"] == "types"), "")
+        if name in types:
+            return
+    raise AssertionError(f"{name} was never served")
+
+
+# ---- check ---------------------------------------------------------------------------------
+def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
+    (sh.folder / "dynatask.toml").write_text('slots = 3\nlease = "20s"\n')
+    sh.env["DYNATASK_GRACE"] = "7"
+    options = {option["name"]: option for option in sh.json("config", "--url", "sqlite:other.db")["options"]}
+    assert options["url"]["value"] == "sqlite:other.db"
+    assert (options["slots"]["value"], options["slots"]["source"]) in [("3", "file"), (3, "file")]
+    assert options["grace"]["source"] == "env"
+    assert options["retain"]["source"] == "default"
+    assert "lease" in sh("config")
+
+
+def test_doctor(sh: Shell, worker) -> None:
+    checks = {check["name"]: check for check in sh.json("doctor")["checks"]}
+    assert checks["engine"]["level"] == "ok" and checks["folder"]["level"] == "ok"
+    assert checks["workers"]["level"] == "warn" and "dynatask worker" in checks["workers"]["try_"]
+    sh("start", "add", 1)
+    assert "add" in next(c for c in sh.json("doctor")["checks"] if c["name"] == "types")["text"]
+    (sh.folder / "text.db").write_text("this is no database " * 100)
+    out = sh("doctor", "--url", "sqlite:text.db", code=5)
+    assert "bad" in out and "try: " in out
+    assert "mkdir" in sh("doctor", "--url", "sqlite:no/such/folder.db", code=5)
+
+
+# ---- what is wrong -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("run", "nothing.py::add"), "nothing.py"),
+        (("run", "shop.py::nothing"), "nothing"),
+        (("run", "shop:app"), "app"),
+        (("run", "add"), "a"),
+        (("run", "add", "1", "2", "3"), "argument"),
+        (("run", "add", "x"), "a"),
+        (("start", "add", "1", "--id", "a/b"), "id"),
+        (("jobs", "colour:red"), "colour"),
+        (("jobs", "-a", "no such name"), "APP"),
+        (("jobs", "-a", "shop.py:"), "App"),
+        (("jobs", "--url", "mysql://x"), "mysql"),
+        (("worker", "--slots", "many"), "slots"),
+        (("worker", "--plugin", "none.so"), "none.so"),
+        (("watch",), "ID"),
+        (("nonsense",), "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_usage(sh: Shell, words: tuple[str, ...], part: str) -> None:
+    assert part in sh.refused(*words, code=2)
+
+
+@pytest.mark.parametrize("words", [("show",), ("watch",), ("tree",), ("cancel",)], ids=lambda w: w[0])
+def test_unknown_job(sh: Shell, words: tuple[str, ...]) -> None:
+    assert "nobody" in sh.refused(*words, "nobody", code=3)
+
+
+def test_unreachable_engine(sh: Shell) -> None:
+    (sh.folder / "text.db").write_text("this is no database " * 100)
+    assert "dynatask doctor" in sh.refused("jobs", "--url", "sqlite:text.db", code=5)
+
+
+def test_no_app_named(sh: Shell) -> None:
+    del sh.env["DYNATASK_APP"]
+    assert "no app" in sh.refused("jobs")
+    (sh.folder / "dynatask.toml").write_text('app = "shop:app"\n')
+    assert "no jobs" in sh("jobs")
+
+
+def test_app_that_cannot_be_imported(sh: Shell) -> None:
+    (sh.folder / "bad.py").write_text("import nothing_of_that_name\n")
+    assert "bad.py:1" in sh.refused("jobs", "-a", "bad.py")
+
+
+def test_help_imports_neither_the_library_nor_rich(sh: Shell) -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['dynatask', '--help']\n"
+        "try: runpy.run_module('dynatask', run_name='__main__')\nexcept SystemExit: pass\n"
+        "print([m for m in ('rich', 'msgspec', 'asyncio', 'dynatask._core') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=sh.folder, capture_output=True, text=True, check=True)
+    assert "worker" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

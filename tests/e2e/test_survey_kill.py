@@ -1,0 +1,138 @@
+"""The survey, its workers killed half way: the same sums, and the lost attempts are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
+STDLIB = sysconfig.get_paths()["stdlib"]
+
+
+def totals(line: str) -> dict[str, str]:
+    found = dict(word.split("=") for word in line.split())
+    return {name: found[name] for name in ("files", "lines", "words", "bytes")}
+
+
+class Demo:
+    """examples/survey/demo.py in a process of its own, its output read as it comes."""
+
+    def __init__(self, folder: str, db: Path) -> None:
+        self.env = os.environ | {"DYNATASK_URL": f"sqlite:{db}", "DTASK_BUILD": str(BUILD), "NO_COLOR": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "examples/survey/demo.py"), folder, "--db", str(db)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.env,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def until(self, pattern: str, nth: int = 1) -> re.Match[str]:
+        """The nth line that matches; waits for it."""
+        with self._news:
+            while True:
+                found = [m for line in self.lines if (m := re.search(pattern, line))]
+                if len(found) >= nth:
+                    return found[nth - 1]
+                assert not self._ended, f"no line {nth} like {pattern!r} in:\n" + "\n".join(self.lines)
+                self._news.wait()
+
+    def until_done(self, share: float) -> dict[str, int]:
+        """Counts, once so much of what is known is done; follows the job by `dynatask watch --json`."""
+        job = self.until(r"^job (\S+):")[1]
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "dynatask", "watch", job, "-a", "survey", "--json"], stdout=subprocess.PIPE, text=True, env=self.env
+        )
+        assert watching.stdout is not None
+        try:
+            for line in watching.stdout:
+                told = json.loads(line)
+                counts = told["counts"]
+                ended = sum(counts[s] for s in ("succeeded", "failed", "cancelled", "skipped"))
+                if told["state"] != "running" or (counts["added"] > 1000 and ended >= share * counts["added"]):
+                    return counts
+            raise AssertionError("watch ended before the job")
+        finally:
+            watching.kill()
+            watching.communicate()
+
+    def end(self) -> list[str]:
+        self._reader.join()
+        assert self.process.wait() == 0, "\n".join(self.lines)
+        return self.lines
+
+    def kill(self) -> None:
+        try:
+            self.process.terminate()  # it drains its workers
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@pytest.fixture
+def demo(tmp_path: Path):
+    running: list[Demo] = []
+
+    def start(folder: str) -> Demo:
+        running.append(Demo(folder, tmp_path / "jobs.db"))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.kill()
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, str]:
+    out = subprocess.run([sys.executable, ROOT / "examples/survey/oracle.py", STDLIB], capture_output=True, text=True, check=True)
+    return totals(out.stdout)
+
+
+def test_undisturbed(demo, expected: dict[str, str]) -> None:
+    lines = demo(STDLIB).end()
+    assert totals(lines[-1]) == expected
+    assert "lost attempts: 0; workers that died: C 0, Python 0" in lines
+
+
+@pytest.mark.parametrize("names", [["C"], ["Python"], ["C", "Python"]], ids="+".join)
+def test_killed(demo, expected: dict[str, str], names: list[str]) -> None:
+    share = random.uniform(0.2, 0.8)
+    print(f"killed at {share:.0%}")
+    survey = demo(STDLIB)
+    pids = {name: int(survey.until(rf"^{name} worker: pid (\d+)")[1]) for name in names}
+    survey.until_done(share)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    for name in names:
+        survey.until(rf"^{name} worker {pids[name]} was killed by SIGKILL: starting another")
+    lines = survey.end()
+    assert totals(lines[-1]) == expected
+    deaths = {name: int(name in names) for name in ("C", "Python")}
+    said = next(line for line in lines if line.startswith("lost attempts: "))
+    assert said.endswith(f"workers that died: C {deaths['C']}, Python {deaths['Python']}")
