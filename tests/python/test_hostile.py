@@ -489,8 +489,9 @@ def test_ctrl_c_ends_a_wait(url: str) -> None:
     out = run(
         HEAD + """
 job = never.using(delay=3600).start()
-print("ready", flush=True)
-try: job.result()
+try:
+    print("ready", flush=True)
+    job.result()
 except KeyboardInterrupt: print("interrupted")
 job.cancel()
 """, url, send=signal.SIGINT)  # fmt: skip
@@ -501,8 +502,8 @@ def test_ctrl_c_ends_the_iteration_of_a_job(url: str) -> None:
     out = run(
         HEAD + """
 job = never.using(delay=3600).start()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     for info in job: pass
 except KeyboardInterrupt: print("interrupted")
 """, url, send=signal.SIGINT)  # fmt: skip
