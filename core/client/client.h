@@ -84,6 +84,9 @@ unsigned dti_fork_generation(void);
 dtask_err dti_app_check(dtask_app *);
 void dti_app_hold(dtask_app *);
 void dti_app_drop(dtask_app *);          // the last one frees
+// dtask_job_watch's part of an app (watch.c).
+dtask_err dti_watches_init(dtask_app *);
+void dti_watches_free(dtask_app *);
 // A bell for this thread to wait on, from the app's few that lie idle.
 dtask_err dti_app_bell(dtask_app *, dti_bell **out);
 void dti_app_bell_back(dtask_app *, dti_bell *);
@@ -111,7 +114,7 @@ typedef struct {                 // one limit or unique of a type; params name t
 
 typedef struct {                 // immutable; lives as long as the app
     uint32_t no, version, min_version;
-    const char *name, *signature;
+    const char *name, *signature, *language; // language: as published, "" if it is not
     uint32_t retries, crashes, timeout_ms;
     int64_t expires_us;
     int8_t prio;
@@ -132,6 +135,12 @@ void dti_types_free(struct dti_types *);
 // Parses the published options and signature of a row; EARGS names what is wrong.
 dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str name, dtask_str signature, dtask_str options,
     dti_typeinfo **out);
+
+// How a type is said hello with; in the arena. EARGS: its name, signature or
+// options are malformed.
+dtask_err dti_type_publish(dti_arena *, const dtask_b_type *, dti_hello_type *out);
+// After the hello. ECONFLICT: refused, for another signature is registered.
+dtask_err dti_type_agrees(const dti_hello_type *);
 
 // ---- calls --------------------------------------------------------------------------
 typedef struct {                 // OPTS of one call
@@ -174,6 +183,11 @@ dtask_err dti_fmt_decode_by(dti_lookup_fn *, void *arg, const char *fmt, va_list
 bool dti_fmt_fits(char letter, bool optional, const dti_mpval *);
 const char *dti_fmt_kind_name(char letter);        // "an integer"
 
+// ---- jobs (job.c) --------------------------------------------------------------------
+// Set while a thread runs a handler: waiting there for a job that is not
+// complete would hold a slot, and could close a circle. EDEADLOCK.
+extern _Thread_local bool dti_in_handler;
+
 // ---- errors as data ---------------------------------------------------------------------
 // The error map {type, message, traceback, language} of the model and the API.
 void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *language);
@@ -181,6 +195,7 @@ void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *l
 // traceback, language, task_id, attempts, reason; and the code for its state:
 // EFAILED, ECANCELLED, ESKIPPED; 0 for a good end (*out: the result).
 dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
+const char *dti_reason_name(uint8_t reason);       // "after", "lost"; "" for none
 // Sets the thread's detail from an error map: "ValueError: no such page (task c-42/17, 3 attempts)".
 dtask_err dti_fail_map(dtask_err err, dtask_str error_map);
 

@@ -1,0 +1,83 @@
+// Errors and ends as data: the msgpack map that crosses languages, and how a
+// task's end becomes what its waiter gets.
+#include "client/client.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void dti_error_put(dti_buf *b, const char *type, dtask_str message, const char *language) {
+    dti_mp_put_map(b, 4);
+    dti_mp_put_strz(b, "type");
+    dti_mp_put_strz(b, type);
+    dti_mp_put_strz(b, "message");
+    dti_mp_put_str(b, message);
+    dti_mp_put_strz(b, "traceback");
+    dti_mp_put_strz(b, "");
+    dti_mp_put_strz(b, "language");
+    dti_mp_put_strz(b, language);
+}
+
+// Ends that the model itself gave have no error map: what to say of them.
+static const struct { const char *name, *type, *message; } reasons[] = {
+    [DTI_R_NONE] = {"", "TaskFailed", "it failed"},
+    [DTI_R_AFTER] = {"after", "TaskSkipped", "a task that it should come after did not end well"},
+    [DTI_R_LIMIT] = {"limit", "LimitReached", "its limit was full"},
+    [DTI_R_EXPIRED] = {"expired", "TaskSkipped", "it did not begin before it expired"},
+    [DTI_R_UNIQUE] = {"unique", "TaskSkipped", "an equal one was there"},
+    [DTI_R_TEST] = {"test", "TaskSkipped", "its condition was not met"},
+    [DTI_R_LOST] = {"lost", "WorkerLost", "its workers died while it ran, more often than `crashes` allows"},
+    [DTI_R_CHILDREN] = {"children", "ChildrenFailed", "a child, or a task that it should come after, did not end well"},
+    [DTI_R_GRACE] = {"grace", "TaskCancelled", "it was cancelled and outstayed its grace time"},
+};
+
+const char *dti_reason_name(uint8_t reason) {
+    return reason < sizeof reasons / sizeof *reasons ? reasons[reason].name : "";
+}
+
+static void copy_text(dti_buf *b, dtask_str error, const char *key, const char *otherwise) {
+    dtask_str text;
+    dti_mp_put_strz(b, key);
+    if (dti_mp_text(dti_mp_get(error, key), &text)) dti_mp_put_str(b, text);
+    else dti_mp_put_strz(b, otherwise);
+}
+
+dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
+    static const char nil[] = "\xc0";
+    if (mail->state == DTI_SUCCEEDED && !mail->bad) {
+        *out_result = mail->data.n ? mail->data : dti_str(nil, 1);
+        return DTASK_OK;
+    }
+    unsigned state = mail->bad ? DTI_FAILED : mail->state;
+    uint8_t reason = mail->bad ? mail->blame_reason : mail->reason;
+    if (reason >= sizeof reasons / sizeof *reasons) reason = DTI_R_NONE;
+    const char *type = reasons[reason].type, *message = reasons[reason].message;
+    if (state == DTI_CANCELLED && reason == DTI_R_NONE) type = "TaskCancelled", message = "it was cancelled";
+    if (state == DTI_SKIPPED) type = "TaskSkipped";
+    // The model keeps a cancelled handler's error too; a bad success blames a descendant.
+    dtask_str error = mail->bad || mail->state != DTI_SUCCEEDED ? mail->data : (dtask_str){0};
+    char id[256];
+    snprintf(id, sizeof id, "%.*s/%u", (int)(job_id.n > 230 ? 230 : job_id.n), job_id.p, mail->bad ? mail->blame : mail->ord);
+    dti_mp_put_map(b, 7);
+    copy_text(b, error, "type", type);
+    copy_text(b, error, "message", message);
+    copy_text(b, error, "traceback", "");
+    copy_text(b, error, "language", "");
+    dti_mp_put_strz(b, "task_id");
+    dti_mp_put_strz(b, id);
+    dti_mp_put_strz(b, "attempts");
+    dti_mp_put_uint(b, mail->attempts);
+    dti_mp_put_strz(b, "reason");
+    dti_mp_put_strz(b, reasons[reason].name);
+    return state == DTI_CANCELLED ? DTASK_ECANCELLED : state == DTI_SKIPPED ? DTASK_ESKIPPED : DTASK_EFAILED;
+}
+
+dtask_err dti_fail_map(dtask_err err, dtask_str map) {
+    dtask_str type = {0}, message = {0}, id = {0};
+    int64_t attempts = 0;
+    dti_mp_text(dti_mp_get(map, "type"), &type);
+    dti_mp_text(dti_mp_get(map, "message"), &message);
+    dti_mp_text(dti_mp_get(map, "task_id"), &id);
+    dti_mp_int(dti_mp_get(map, "attempts"), &attempts);
+    return dti_fail(err, "%.*s: %.*s (task %.*s, %d attempt%s)", (int)(type.n > 100 ? 100 : type.n), type.p,
+        (int)(message.n > 600 ? 600 : message.n), message.p, (int)id.n, id.p, (int)attempts, attempts == 1 ? "" : "s");
+}
