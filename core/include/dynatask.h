@@ -198,8 +198,8 @@ DTASK_API dtask_err dtask_worker_on_complete(dtask_worker *worker, const char *r
 DTASK_API dtask_err dtask_worker_start(dtask_worker *worker);
 /* Starts it if need be. Waits until stopped and drained. 0, or why it ended. */
 DTASK_API dtask_err dtask_worker_run(dtask_worker *worker);
-/* No more claims; handlers get grace_ms, the rest is given back uncounted.
- * Again: at once. Async-signal-safe. */
+/* No more claims; handlers get grace_ms (below 0: the option grace), the rest
+ * is given back uncounted. Again: at once. Async-signal-safe. */
 DTASK_API void dtask_worker_stop(dtask_worker *worker, int grace_ms);
 /* Stops at once if it runs. */
 DTASK_API void dtask_worker_free(dtask_worker *worker);
