@@ -67,9 +67,9 @@ DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
 
 /* ---- reading: one msgpack map in, one msgpack value out ----------------------------- */
 /* query {"what": "job"|"task"|"tree"|"jobs"|"types"|"type"|"workers", ..}. Times are us since 1970, 0 none.
- *   task   id          {id, job, ord, parent (id or nil), type, version, state, reason, attempt, worker, language,
+ *   task   id          {id, job, ord, parent (id or nil), type, version, state, reason, attempt, lost, worker, language,
  *                      params [names], args [..] or nil, result, error (map or nil), progress [done, total] or nil,
- *                      flow (map or nil), added, started, ended, open}
+ *                      flow (map or nil), added, started, ended, open, priority}
  *   tree   id depth limit   the same, each with children [..] and more (true: cut)
  *   job    id          {id, type, state, paused, tags {}, counts {added, claimed, blocked, .. skipped},
  *                      error, progress, started, ended, root (task)}

@@ -1,0 +1,91 @@
+// Loads handler plugins: shared objects that export `dtask_plugin`.
+//
+// A plugin runs with the worker's rights, so its file must not be writable by
+// others, nor the folder it lies in (a sticky one is good enough, as for
+// /tmp, if the file is its owner's). It stays loaded as long as the process:
+// its handlers may still be on some stack when the worker is freed.
+#include "client/client.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { HANDLERS_MAX = 10000 };
+
+static bool owner_is_trusted(uid_t owner) {
+    return owner == 0 || owner == geteuid();
+}
+
+// `path` is resolved: no link on it can be turned elsewhere by others.
+static dtask_err check_file(const char *path, const struct stat *st) {
+    if (!S_ISREG(st->st_mode)) return dti_fail(DTASK_EARGS, "The plugin %s is no regular file.", path);
+    if ((st->st_mode & (S_IWGRP | S_IWOTH)) || !owner_is_trusted(st->st_uid))
+        return dti_fail(DTASK_EARGS, "The plugin %s can be written by others: chmod go-w it, or build it as your own.", path);
+    char folder[PATH_MAX];
+    struct stat in;
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    slash[slash == folder] = 0;
+    if (stat(folder, &in)) return dti_fail(DTASK_EARGS, "The folder of the plugin %s cannot be looked at: %s.", path, strerror(errno));
+    if (((in.st_mode & (S_IWGRP | S_IWOTH)) && !(in.st_mode & S_ISVTX)) || !owner_is_trusted(in.st_uid))
+        return dti_fail(DTASK_EARGS, "The folder of the plugin %s can be written by others: chmod go-w it.", path);
+    return DTASK_OK;
+}
+
+// Checked first, then loaded by name, so that debuggers and sanitizers find
+// it; and seen to be the same file still.
+static dtask_err open_checked(const char *name, char path[PATH_MAX], void **out) {
+    if (!realpath(name, path)) return dti_fail(DTASK_EARGS, "The plugin %s cannot be opened: %s.", name, strerror(errno));
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return dti_fail(DTASK_EARGS, "The plugin %s cannot be opened: %s.", path, strerror(errno));
+    struct stat st, by_name;
+    dtask_err err = fstat(fd, &st) ? dti_fail(DTASK_EARGS, "The plugin %s cannot be looked at: %s.", path, strerror(errno)) : check_file(path, &st);
+    if (!err) {
+        void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (!lib) err = dti_fail(DTASK_EARGS, "The plugin %s cannot be loaded: %.600s.", path, dlerror());
+        else if (stat(path, &by_name) || by_name.st_dev != st.st_dev || by_name.st_ino != st.st_ino) {
+            dlclose(lib);
+            err = dti_fail(DTASK_EARGS, "The plugin %s was exchanged while it was loaded: try again.", path);
+        } else *out = lib;
+    }
+    close(fd);
+    return err;
+}
+
+static dtask_err check_plugin(const char *path, const dtask_plugin_v1 *plugin) {
+    if (!plugin) return dti_fail(DTASK_EARGS, "%s is no plugin: it exports no dtask_plugin (see DTASK_PLUGIN in dynatask.h).", path);
+    if (plugin->abi != DTASK_ABI)
+        return dti_fail(DTASK_EVERSION, "The plugin %s is of ABI %u, this library of ABI %d: build it against this dynatask.h.", path,
+            plugin->abi, DTASK_ABI);
+    if (plugin->size < sizeof *plugin || !plugin->name || !plugin->handlers)
+        return dti_fail(DTASK_EARGS, "The plugin %s is malformed: define it with DTASK_PLUGIN.", path);
+    size_t n = 0;
+    for (; plugin->handlers[n].type; n++) {
+        if (n == HANDLERS_MAX) return dti_fail(DTASK_EARGS, "The plugin %s lists more than %d handlers: end the list with a NULL type.", path, HANDLERS_MAX);
+        if (!plugin->handlers[n].fn) return dti_fail(DTASK_EARGS, "The plugin %s has no function for %.200s.", path, plugin->handlers[n].type);
+    }
+    return n ? DTASK_OK : dti_fail(DTASK_EARGS, "The plugin %s has no handlers.", path);
+}
+
+dtask_err dtask_worker_load(dtask_worker *worker, const char *name) {
+    char path[PATH_MAX];
+    void *lib;
+    if (!worker || !name) return dti_fail(DTASK_EARGS, "dtask_worker_load needs a worker and a file.");
+    dtask_err err = open_checked(name, path, &lib);
+    if (err) return err;
+    const dtask_plugin_v1 *plugin = dlsym(lib, "dtask_plugin");
+    if ((err = check_plugin(path, plugin))) {
+        dlclose(lib);
+        return err;
+    }
+    // From here it stays loaded: handlers that were added point into it.
+    for (const dtask_handler_v1 *h = plugin->handlers; !err && h->type; h++)
+        err = dtask_worker_add(worker, h->type, h->signature, h->fn, NULL);
+    return err;
+}

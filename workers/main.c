@@ -1,0 +1,152 @@
+// dynatask-worker: runs handler plugins, without Python.
+//
+//   dynatask-worker --app NAME [--url URL] --plugin X.so .. [--OPTION VALUE ..]
+//
+// The first line on stdout says what is served; log lines are JSON on stderr.
+// SIGTERM or SIGINT: no more claims, handlers get the grace time, the rest is
+// given back. A second one stops at once, and loses nothing either.
+#include <ctype.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dynatask.h"
+
+enum { OK = 0, USAGE = 2, UNREACHABLE = 5, PLUGINS_MAX = 64 };
+
+typedef struct {
+    const char *app;
+    const char *plugins[PLUGINS_MAX];
+    size_t nplugins;
+    bool help, version;
+} arguments;
+
+static const char help[] =
+    "Usage: dynatask-worker --app NAME [--url URL] --plugin X.so [--plugin Y.so ..] [--OPTION VALUE ..]\n"
+    "\n"
+    "Runs the C handlers of plugins until it is stopped. SIGTERM drains; a second one stops at once.\n"
+    "\n"
+    "  --app NAME       the app whose tasks to run\n"
+    "  --url URL        the engine: sqlite:PATH (default sqlite:jobs.db), memory:\n"
+    "  --plugin X.so    a plugin to load; may be given several times\n"
+    "  --slots N        handlers that run at once (default: processors)\n"
+    "  --types A,B      serve only these types\n"
+    "  --grace TIME     time for handlers to end after SIGTERM (default 30s)\n"
+    "  --lease TIME     a worker without a sign of life for so long counts as dead (default 15s)\n"
+    "  --OPTION VALUE   any other option of dynatask, such as --durability full\n"
+    "  --help, --version\n"
+    "\n"
+    "Options may also stand in DYNATASK_<OPTION> or dynatask.toml.\n"
+    "Exit: 0 drained, 2 usage, 5 engine unreachable.\n";
+
+static dtask_worker *worker;
+
+static void on_signal(int sig) {
+    (void)sig;
+    int saved = errno;
+    dtask_worker_stop(worker, -1); // -1: the option grace; again: at once
+    errno = saved;
+}
+
+static void print_log(int level, const char *line, void *arg) {
+    (void)level;
+    (void)arg;
+    fprintf(stderr, "%s\n", line);
+}
+
+static int fail(dtask_err err) {
+    fprintf(stderr, "dynatask-worker: %s: %s\n", dtask_err_name(err), dtask_err_detail());
+    return err == DTASK_EENGINE ? UNREACHABLE : err == DTASK_OK ? OK : USAGE;
+}
+
+static int usage(const char *what, const char *which) {
+    fprintf(stderr, "dynatask-worker: %s%s; see dynatask-worker --help\n", what, which);
+    return USAGE;
+}
+
+// The command line goes before the environment: an option becomes its
+// DYNATASK_ variable, which this process alone sees.
+static bool set_option(const char *name, const char *value) {
+    char variable[96] = "DYNATASK_";
+    size_t n = strlen(variable);
+    for (; *name && n < sizeof variable - 1; name++) variable[n++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
+    return !*name && !setenv(variable, value, 1);
+}
+
+static int parse(int argc, char **argv, arguments *a) {
+    for (int i = 1; i < argc; i++) {
+        char *name = argv[i], *value;
+        if (!strcmp(name, "--help") || !strcmp(name, "-h")) return a->help = true, OK;
+        if (!strcmp(name, "--version")) return a->version = true, OK;
+        if (strncmp(name, "--", 2) || !isalpha((unsigned char)name[2])) return usage("unexpected argument ", name);
+        name += 2;
+        if ((value = strchr(name, '='))) *value++ = 0;
+        else if (i + 1 < argc) value = argv[++i];
+        else return usage("no value for --", name);
+        if (!strcmp(name, "app")) a->app = value;
+        else if (!strcmp(name, "plugin")) {
+            if (a->nplugins == PLUGINS_MAX) return usage("too many plugins, the last ", value);
+            a->plugins[a->nplugins++] = value;
+        } else if (!set_option(name, value)) return usage("no such option: --", name);
+    }
+    if (!a->app) return usage("--app is missing", "");
+    if (!a->nplugins) return usage("--plugin is missing", "");
+    return OK;
+}
+
+// Lists what the plugins bring; the worker has checked and loaded them.
+static void print_types(const arguments *a) {
+    printf("dynatask-worker %s serves %s:", dtask_version(), a->app);
+    for (size_t i = 0; i < a->nplugins; i++) {
+        char path[PATH_MAX];
+        void *lib = realpath(a->plugins[i], path) ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : NULL;
+        const dtask_plugin_v1 *plugin = lib ? dlsym(lib, "dtask_plugin") : NULL;
+        for (const dtask_handler_v1 *h = plugin ? plugin->handlers : NULL; h && h->type; h++) printf(" %s", h->type);
+        if (lib) dlclose(lib);
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+static void handle_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv) {
+    arguments a = {0};
+    int code = parse(argc, argv, &a);
+    if (code) return code;
+    if (a.help) return fputs(help, stdout) < 0;
+    if (a.version) return printf("dynatask-worker %s\n", dtask_version()) < 0;
+
+    dtask_app *app;
+    dtask_err err = dtask_open(a.app, NULL, NULL, &app);
+    if (err) return fail(err);
+    dtask_log(app, print_log, NULL);
+    err = dtask_worker_new(app, NULL, &worker);
+    for (size_t i = 0; !err && i < a.nplugins; i++) err = dtask_worker_load(worker, a.plugins[i]);
+    if (!err) {
+        handle_signals();
+        err = dtask_worker_start(worker);
+    }
+    if (!err) {
+        print_types(&a);
+        err = dtask_worker_run(worker);
+    }
+    code = err ? fail(err) : OK;
+    // Signals that come now find no worker to stop.
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    dtask_worker_free(worker);
+    dtask_close(app);
+    return code;
+}
