@@ -88,7 +88,7 @@ typedef struct {
     uint32_t subject;            // index into types, or UINT32_MAX: every root type (callbacks only)
     uint8_t kind;                // DTI_L_*
     uint16_t states;             // bit per state: which ends
-    dtask_str filter;            // msgpack map of arguments, or empty
+    dtask_str filter;            // TRIGGER: msgpack array of position, value, ..: these arguments are so; or empty
 } dti_listen;
 enum { DTI_L_CALLBACK, DTI_L_TRIGGER };
 typedef struct {

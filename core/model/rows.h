@@ -89,7 +89,9 @@ typedef struct {
     int64_t lease_us;            // the longest that a worker has asked for
     int64_t last_time;           // of the last request
     int64_t resumed;             // end of the last outage: no request for longer than half a lease
-    int64_t drain_asked;         // when a turn last answered `drain`
+    int64_t drain_asked;         // when a turn last answered `drain`, or a task came to `alone`
+    uint32_t undo_type;          // no of the system type that runs undo calls
+    uint32_t any_root;           // not 0: some callbacks listen to every root type
     char run_id[64];             // the store's, under which era was made
 } dti_meta;
 
@@ -190,7 +192,7 @@ enum {
     DTI_LAPSE_GONE,    // the row of a worker that ended; h[0]: worker no
     DTI_LAPSE_RETAIN,  // a job's time is over; h[0]: job no
 };
-// A listener: value of `listen`; the filter (msgpack map of argument position to value) follows.
+// A listener: value of `listen`; the filter (msgpack array of position, value, ..) follows.
 typedef struct { uint8_t version, pad; uint16_t states; uint32_t filter_n; } dti_listenrow;
 typedef struct {
     uint8_t version, dead, pad[6];
@@ -205,8 +207,9 @@ typedef enum {         // what an operation left undone; job, ord name the task 
     DTI_DO_SETTLE,     // it is ready in no extent: cancelled, or expired
     DTI_DO_WAKE,       // it is parked cold, and what it waits for is there
     DTI_DO_EDGES,      // it ended: its dependents
-    DTI_DO_DROP,       // it completed: its children's payloads, from ord `cursor`
+    DTI_DO_DROP,       // it completed: its children's payloads, from ord `cursor`; arg 1: of that one only
     DTI_DO_CANCEL,     // it is marked: all below it, from ord `cursor`, depth first
+    DTI_DO_CANCEL_KIDS, // of its children those in a range: cursor is first << 32 | count
     DTI_DO_CANCEL_JOB, // all tasks, from ord `cursor`
     DTI_DO_PAUSE,      // the job's lanes
     DTI_DO_RESUME,     // all tasks, from ord `cursor`
