@@ -17,7 +17,7 @@ typedef struct {
     const char *name;
     kind kind;
     size_t at, room;             // in dti_conf; room: TEXT's bytes
-    const char *def, *help;
+    const char *def, *help;      // def "": all zero
     uint64_t least, most;        // of numbers, times in us, sizes
     const char *choices[5];      // CHOICE: value i is choices[i]
 } option;
@@ -29,7 +29,7 @@ typedef struct {
 // clang-format off
 static const option table[] = {
     {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH", 0, 0, {0}},
-    {"slots", UNSIGNED, AT(slots), "0", "handlers that run at once in a worker; 0: as many as processors", 0, 1024, {0}},
+    {"slots", UNSIGNED, AT(slots), "", "handlers that run at once in a worker; without it as many as processors", 1, 1024, {0}},
     {"processes", UNSIGNED, AT(processes), "1", "processes of a Python worker", 1, 256, {0}},
     {"prefetch", UNSIGNED, AT(prefetch), "256", "tasks that a worker claims ahead, at most", 0, 4096, {0}},
     {"lease", TIME, AT(lease_us), "15", "after so long without a sign of life a worker counts as dead", SECOND / 10, DAY, {0}},
@@ -244,7 +244,8 @@ static dtask_err resolve(const char *url, const char *const *opts, dti_conf *c, 
     *out_url = own;
     source[0] = urls[won].source;
 
-    for (size_t i = 0; i < OPTIONS; i++) set(c, &table[i], table[i].def);
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (*table[i].def) set(c, &table[i], table[i].def);
     dti_conf given = *c;
     uint8_t given_source[DTI_OPTIONS_MAX] = {0};
     given_source[0] = source[0];
@@ -301,7 +302,7 @@ void dti_conf_put(dti_buf *b, const dti_conf *c, const uint8_t source[DTI_OPTION
     dti_conf defaults = {0};
     dti_mp_put_array(b, OPTIONS);
     for (size_t i = 0; i < OPTIONS; i++) {
-        set(&defaults, &table[i], table[i].def);
+        if (*table[i].def) set(&defaults, &table[i], table[i].def);
         dti_mp_put_array(b, 5);
         dti_mp_put_strz(b, table[i].name);
         if (table[i].kind == URL) dti_mp_put_strz(b, url);

@@ -67,7 +67,8 @@ void dti_job_drop(dtask_job *job) {
 }
 
 void dtask_job_free(dtask_job *job) {
-    if (!job) return;
+    // In a fork its locks may be held by threads that are not there.
+    if (!job || job->app->fork_gen != dti_fork_generation()) return;
     dtask_job_watch(job, NULL, NULL);
     dti_job_drop(job);
 }

@@ -101,11 +101,11 @@ static void unwatch(dtask_job *job) {
 }
 
 dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
-    if (!fn) {
+    dtask_err err = dti_app_check(job->app);
+    if (!fn && job->app->fork_gen == dti_fork_generation()) { // also of a closed app
         unwatch(job);
         return DTASK_OK;
     }
-    dtask_err err = dti_app_check(job->app);
     if (err) return err;
     unwatch(job);
     watch *one = calloc(1, sizeof *one);
