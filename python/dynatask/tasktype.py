@@ -1,0 +1,293 @@
+"""A task type and its verbs: call, start, spawn, map, run, using."""
+
+# pyright: reportPrivateUsage=false
+# (the files of this package share what is private to it)
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+from . import _core
+from . import options as opts
+from ._core import Call, ChildPtr, Opts
+from ._frame import Become, Frame, current, here
+from ._types import TypeCore
+from .codec import Output, array_head
+from .errors import BadArguments, UsageError
+from .handles import Batch, Job, Task, in_thread
+from .options import CallOptions
+from .scope import joined
+
+if TYPE_CHECKING:
+    import msgspec
+    from typing_extensions import Self, Unpack
+
+__all__ = ["AsyncTaskType", "SyncTaskType", "TaskType"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+
+_CHUNK = 1000  # children that one call of the core takes
+
+
+class _How:
+    """The options of a call, and the core's form of them, made once for all calls."""
+
+    __slots__ = ("after", "call", "opts", "options")
+
+    def __init__(self, type: TypeCore, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.opts = opts.of_call(options)
+        self.after: tuple[Task[Any], ...] = tuple(options.get("after", ()))
+        for task in self.after:
+            if not isinstance(cast(object, task), Task):
+                raise BadArguments(f"after has {task!r}: give tasks that this handler spawned before")
+        self.call = Call(type.name, self.opts)
+
+
+class TaskType(Generic[P, R]):
+    """Work that is routed by a name. Made by App.task and App.extern.
+
+    start makes a job of it, spawn and map make children of the running task,
+    run starts and works here, using gives options. Arguments are checked
+    against the annotations before anything is stored: BadArguments.
+    """
+
+    name: str
+
+    def __init__(self, core: TypeCore, how: _How | None = None) -> None:
+        self._core = core
+        self._how = how or _How(core, {})
+        self.name = core.name
+        functools.update_wrapper(cast(Any, self), core.fn, updated=())
+
+    def __repr__(self) -> str:
+        return f"<task type {self.name}>"
+
+    # ---- jobs --------------------------------------------------------------------
+
+    def start(self, *a: P.args, **k: P.kwargs) -> Job[R]:
+        """Makes a job. It is durable when this returns; waits for that.
+
+        In a handler it happens once however often the handler runs: its id is
+        made of the task, the call and how many equal ones there were; at most
+        10,000 in a task. Conflict: the id is taken by another call. EngineError.
+        """
+        return self._begin(*self._packed_start(a, k))
+
+    async def astart(self, *a: P.args, **k: P.kwargs) -> Job[R]:
+        """start() for coroutines."""
+        return await in_thread(partial(self._begin, *self._packed_start(a, k)))
+
+    def start_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
+        """A job with one child for each item; its result is the list of theirs, in order. Blocks as start."""
+        return self._begin_map(*self._packed_map(items, common))
+
+    async def astart_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
+        """start_map() for coroutines."""
+        return await in_thread(partial(self._begin_map, *self._packed_map(items, common)))
+
+    def run(self, *a: P.args, **k: P.kwargs) -> R:
+        """Starts a job and works here until it is complete. Returns its result, or raises as Job.result.
+
+        Where a worker of this app runs in this process, that does the work.
+        """
+        if current() is not None:
+            raise UsageError(f"{self.name}.run() starts a worker: in a handler spawn a child, or call the function")
+        with self._core.app.working():
+            return self.start(*a, **k).result()
+
+    async def arun(self, *a: P.args, **k: P.kwargs) -> R:
+        """run() for coroutines."""
+        if current() is not None:
+            raise UsageError(f"{self.name}.arun() starts a worker: in a handler spawn a child, or call the function")
+        async with self._core.app.working():
+            return await (await self.astart(*a, **k))
+
+    def job(self, id: str) -> Job[R]:
+        """The handle of a job of this type by its id. No I/O; whether it exists shows at the first use."""
+        return Job(self._core.app, self._core.shape.result_decoder, id)
+
+    # ---- children ----------------------------------------------------------------
+
+    def spawn(self, *a: P.args, **k: P.kwargs) -> Task[R]:
+        """Makes a child of the running task. No I/O; waits while 10,000 are unsent.
+
+        The same call by a re-run of the handler finds the child that is there.
+        NotInTask: no handler runs here. NotFound: nobody ever named the type.
+        """
+        frame = here("spawn")
+        core, how = self._core, self._how
+        core.app.known(core)
+        shape = core.shape
+        deps = _Deps(frame, how.after)
+        args, hashed = shape.pack(shape.bind(a, k), deps.number)
+        child = _core.spawn(frame.task, how.call, args, hashed, deps.pointers)
+        task: Task[R] = Task(
+            core.app, shape.result_decoder, frame=frame, child=child, call=b"%b\0%b" % (core.name.encode(), hashed or args)
+        )
+        joined(frame, task, (child,))
+        return task
+
+    def map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Batch[R]:
+        """One child for each item, which is its first argument; `common` are arguments of all. As spawn.
+
+        A range of step 1 is never unrolled in memory.
+        """
+        if type(items) is range and items.step == 1 and items:
+            batch = self._map_range(items, common)
+            if batch is not None:
+                return batch
+        return self._spawn_all(((item,) for item in items), common)
+
+    def starmap(self, items: Iterable[tuple[Any, ...]], **common: Any) -> Batch[R]:
+        """One child for each tuple of arguments; `common` are arguments of all. As spawn."""
+        return self._spawn_all(items, common)
+
+    def using(self, **o: Unpack[CallOptions]) -> Self:
+        """The same type whose calls have these options. BadArguments names what does not fit."""
+        made = type(self)(self._core, _How(self._core, {**self._how.options, **o}))
+        return made
+
+    # ---- how -----------------------------------------------------------------------
+
+    def _packed_start(self, a: tuple[Any, ...], k: dict[str, Any]) -> tuple[Call, bytes, bytes]:
+        shape = self._core.shape
+        args, hashed = shape.pack(shape.bind(a, k))
+        return self._start_call(self._core.name, args, hashed), args, hashed
+
+    def _start_call(self, type: str, args: bytes, hashed: bytes) -> Call:
+        """The call of a start; in a handler with an id that a re-run draws again."""
+        how = self._how
+        for name in ("key", "after", "may_fail"):
+            if name in how.options:
+                raise BadArguments(f"{name} is of a child: start takes id, delay, at, priority, retries, timeout, expires, tags")
+        frame = current()
+        if frame is None or "id" in how.options:
+            return how.call if type == self._core.name else Call(type, how.opts)
+        here("start")
+        known = blake2b(b"%b\0%b" % (type.encode(), hashed or args), digest_size=16).digest()
+        seed = b"%b\0%b\0%d" % (frame.context["id"].encode(), known, frame.start_count(known))
+        return Call(type, {**how.opts, "id": "s-" + blake2b(seed, digest_size=12).hexdigest()})
+
+    def _begin(self, call: Call, args: bytes, hashed: bytes) -> Job[R]:
+        core = self._core
+        core.app.known(core)
+        job = core.app.engine.start(call, args, hashed)
+        return Job(core.app, core.shape.result_decoder, job.id, job)
+
+    def _packed_map(self, items: Iterable[Any], common: dict[str, Any]) -> tuple[Call, bytes, bytes]:
+        shape = self._core.shape
+        arrays = [shape.pack(shape.bind((item,), common))[0] for item in items]
+        encode = self._core.app.codec.encode
+        args = b"\x92" + encode(self._core.name, "the name") + array_head(len(arrays)) + b"".join(arrays)
+        return self._start_call("map", args, b""), args, b""
+
+    def _begin_map(self, call: Call, args: bytes, hashed: bytes) -> Job[list[R]]:
+        core = self._core
+        core.app.known(core)
+        job = core.app.engine.start(call, args, hashed)
+        return Job(core.app, self._list_decoder(), job.id, job)
+
+    def _list_decoder(self) -> msgspec.msgpack.Decoder[Any]:
+        return self._core.shape.list_decoder
+
+    def _map_range(self, items: range, common: dict[str, Any]) -> Batch[R] | None:
+        """Its children, made by the core; None: the first parameter takes no int, or calls differ in more."""
+        core, how = self._core, self._how
+        shape = core.shape
+        if how.after or not -(2**63) <= items[0] <= items[-1] < 2**63:
+            return None
+        frame = here("map")
+        core.app.known(core)
+        rest = shape.common((items[0],), common)
+        if rest is None:
+            return None
+        child = _core.spawn_range(frame.task, core.name, Opts(how.opts), items.start, len(items), rest)
+        return self._batch(frame, [(child, len(items))], b"%b\0range %d" % (core.name.encode(), items.start))
+
+    def _spawn_all(self, items: Iterable[tuple[Any, ...]], common: dict[str, Any]) -> Batch[R]:
+        frame = here("map")
+        core, how = self._core, self._how
+        core.app.known(core)
+        shape = core.shape
+        parts: list[tuple[ChildPtr, int]] = []
+        known = blake2b(core.name.encode(), digest_size=16)
+        every = iter(items)
+        deps = _Deps(frame, how.after)
+        while chunk := [shape.pack(shape.bind(tuple(item), common))[0] for item in islice(every, _CHUNK)]:
+            child = _core.spawn_many(frame.task, how.call, chunk, deps.pointers)
+            parts.append((child, len(chunk)))
+            for args in chunk:
+                known.update(args)
+        return self._batch(frame, parts, known.digest())
+
+    def _batch(self, frame: Frame, parts: list[tuple[ChildPtr, int]], call: bytes) -> Batch[R]:
+        shape = self._core.shape
+        batch: Batch[R] = Batch(self._core.app, shape.result_decoder, shape.list_decoder, frame, parts, call)
+        joined(frame, batch, [child for child, _ in parts])
+        return batch
+
+    def _become(self, a: tuple[Any, ...], k: dict[str, Any]) -> Become:
+        frame = here("then")
+        if frame.become is not None:
+            raise UsageError("then() was called before in this handler: one call takes the task's place")
+        core, how = self._core, self._how
+        core.app.known(core)
+        deps = _Deps(frame, how.after)
+        args, hashed = core.shape.pack(core.shape.bind(a, k), deps.number)
+        _core.then(frame.task, how.call, args, hashed, deps.pointers)
+        frame.become = Become()
+        return frame.become
+
+
+class _Deps:
+    """The children that a call comes after: those of `after`, and those whose results it takes."""
+
+    __slots__ = ("_frame", "pointers")
+
+    def __init__(self, frame: Frame, after: Iterable[Task[Any]]) -> None:
+        self._frame = frame
+        self.pointers: list[ChildPtr] = []
+        for task in after:
+            self._add(task)
+
+    def number(self, output: Output) -> int:
+        return self._add(output.task)
+
+    def _add(self, task: Task[Any]) -> int:
+        pointer = task._own(self._frame)
+        if pointer is None:
+            raise UsageError(f"{task!r} is no child of this task: after and output name earlier siblings")
+        self.pointers.append(pointer)
+        return len(self.pointers) - 1
+
+
+class SyncTaskType(TaskType[P, R]):
+    """A task type whose handler is a plain function. Calling it calls that."""
+
+    def __call__(self, *a: P.args, **k: P.kwargs) -> R:
+        return self._core.fn(*a, **k)
+
+
+class AsyncTaskType(TaskType[P, R]):
+    """A task type whose handler is a coroutine function. Calling it calls that."""
+
+    def __call__(self, *a: P.args, **k: P.kwargs) -> Coroutine[Any, Any, R]:
+        return self._core.fn(*a, **k)
+
+
+def then(f: TaskType[P, R], *a: P.args, **k: P.kwargs) -> R:
+    """`return then(g, ..)`: g takes this task's place when all its descendants are complete, none failed.
+
+    Holds nothing meanwhile: no slot, no frame. Same handle, fresh history. If a
+    descendant failed g is not run, and the task fails with ChildrenFailed.
+    What it returns is to be returned by the handler, and good for nothing else.
+    """
+    return cast(R, f._become(a, k))

@@ -1,0 +1,239 @@
+"""Running handlers: workers in this process, and in child processes."""
+
+# pyright: reportPrivateUsage=false
+# (the files of this package share what is private to it)
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import options as opts
+from ._crew import Crew
+from .errors import BadArguments, UsageError
+from .scope import With
+
+if TYPE_CHECKING:
+    from ._processes import Processes
+    from .app import App
+
+__all__ = ["Worker"]
+
+_COROUTINES = 256  # at once, where nothing is said
+_AGAIN_S = 3600.0  # an interruptible wait begins anew so often
+
+
+class Worker(With["Worker"]):
+    """Claims and runs tasks of an app in this process, plain handlers on threads, coroutines on an event loop.
+
+    `with app.worker():` runs beside the block and drains on leaving it: no more
+    claims, handlers get the grace time, the rest is given back uncounted.
+    `async with`: coroutine handlers run on your loop. run() blocks instead.
+    Errors that end it (EngineError past engine_timeout, a thread that broke)
+    are raised when it is left.
+    """
+
+    def __init__(
+        self, app: App, slots: int | None, types: Sequence[str] | Mapping[str, int], plugins: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        for what, value in (("slots", slots), *(("slots", n) for n in (types.values() if isinstance(types, Mapping) else ()))):
+            if value is not None and (isinstance(value, bool) or value < 1):
+                raise BadArguments(f"{what} is {value!r}: give a count from 1")
+        if isinstance(types, str) or isinstance(plugins, str):
+            raise BadArguments("types and plugins are lists of text")
+        for name in types:
+            if not plugins and name not in app.types:
+                raise BadArguments(f"the app {app.name} has no task type {name!r}; it has {', '.join(app.types) or 'none'}")
+        self._app = app
+        self._slots = slots
+        self._types = types
+        self._plugins = plugins
+        self._options = dict(options)
+        self._processes: Processes | None = None
+        self._crews: list[Crew] = []
+        self._sitting: list[asyncio.Task[None]] = []
+        self._stops = 0
+        self._started = False
+        self._changed = threading.Event()
+
+    # ---- life ------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Works until it is stopped and has drained; blocks. SIGTERM and SIGINT drain, a second one stops at once.
+
+        On another thread than the main one signals stay as they are.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)} if main else {}
+        for number in before:
+            signal.signal(number, self._signalled)
+        try:
+            self._start(own_loop=True)
+            self._wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self._raise()
+
+    def stop(self, grace: float = 30) -> None:
+        """Begins to drain, and returns: handlers get `grace` seconds. Again: stops at once. From any thread, or a signal."""
+        self._stops += 1
+        if self._processes is not None:
+            self._processes.stop(grace)
+        for crew in self._crews:
+            crew.stop(grace)
+
+    def __enter__(self) -> Worker:
+        self._start(own_loop=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._stops:
+            self.stop(self._grace())
+        self._wait()
+        if error is None:
+            self._raise()
+
+    async def __aenter__(self) -> Worker:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, partial(self._start, own_loop=False))
+        self._sitting = [loop.create_task(c.loop.sit()) for c in self._crews if c.loop is not None]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._stops:
+            self.stop(self._grace())
+        if self._sitting:
+            await asyncio.gather(*self._sitting, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._wait)
+        if error is None:
+            for sitting in self._sitting:
+                sitting.result()
+            self._raise()
+
+    # ---- how ---------------------------------------------------------------------------
+
+    def _start(self, *, own_loop: bool) -> None:
+        if self._started:
+            raise UsageError("this worker ran before: make another with app.worker()")
+        self._started = True
+        count = self._option("processes", int(os.environ.get("DYNATASK_PROCESSES") or 0))
+        if count:
+            from ._processes import Processes
+
+            self._processes = Processes(self._app, count, self._slots, self._types, self._plugins, self._options)
+            return
+        app, options = self._app, opts.of_app({k: v for k, v in self._options.items() if k != "processes"})
+        config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
+        max_payload = config.get("max_payload")
+        cores = [t._core for t in app.types.values() if t._core.served]
+        for core in cores:
+            if isinstance(max_payload, int):
+                core.max_payload = max_payload
+        if any(not t._core.served for t in app.types.values()):
+            app.known_externs()
+        self._crews = self._make(cores, options)
+        try:
+            for crew in self._crews:
+                crew.start(own_loop=own_loop)
+        except BaseException:
+            for crew in self._crews:
+                crew.stop(0)
+            raise
+        for core in cores:
+            core.declared = True
+        app.working_here.append(self)
+
+    def _make(self, cores: list[Any], options: dict[str, str]) -> list[Crew]:
+        """One crew; with slots for each type, one for each."""
+        types = self._types
+        cpus = len(os.sched_getaffinity(0))
+        if not isinstance(types, Mapping):
+            if self._slots is not None:
+                options["slots"] = str(self._slots)
+            if types:
+                options["types"] = ",".join(types)
+            serve = [c for c in cores if not types or c.name in types or c.callback_of is not None]
+            crew = Crew(self._app, serve, self._slots or cpus, self._slots or _COROUTINES, options)
+            self._load(crew)
+            return [crew]
+        crews: list[Crew] = []
+        for name, slots in types.items():
+            own = {**options, "slots": str(slots), "types": name}
+            crew = Crew(self._app, [c for c in cores if c.name == name], slots, slots, own)
+            self._load(crew)
+            crews.append(crew)
+        return crews
+
+    def _load(self, crew: Crew) -> None:
+        for plugin in self._plugins:
+            crew.core.load(os.fspath(plugin))
+
+    def _option(self, name: str, default: int) -> int:
+        value = self._options.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise BadArguments(f"{name} is {value!r}: give a count")
+        return value
+
+    def _grace(self) -> float:
+        return float(self._options.get("grace", 30))
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self.stop(self._grace())
+
+    def _wait(self) -> None:
+        """Until all has ended. Signal handlers run meanwhile."""
+        if self._processes is not None:
+            self._processes.wait()
+        for crew in self._crews:
+            while not crew.ended.wait(_AGAIN_S):
+                pass
+        if self in self._app.working_here:
+            self._app.working_here.remove(self)
+
+    def _raise(self) -> None:
+        for crew in self._crews:
+            if crew.error is not None:
+                raise crew.error
+        if self._processes is not None:
+            self._processes.check()
+
+
+class Working(With[None]):
+    """A worker of the app in this process, for the length of a block; if one runs already, that."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._own: Worker | None = None
+
+    def _make(self) -> Worker | None:
+        if not self._app.working_here:
+            self._own = self._app.worker()
+        return self._own
+
+    def __enter__(self) -> None:
+        worker = self._make()
+        if worker is not None:
+            worker.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._own is not None:
+            self._own.__exit__(*error)
+
+    async def __aenter__(self) -> None:
+        worker = self._make()
+        if worker is not None:
+            await worker.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._own is not None:
+            await self._own.__aexit__(*error)
