@@ -1,9 +1,10 @@
 """What can be read of a job at any time: info, counts, tree, iteration."""
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
-from dynatask import App, Job, TaskInfo
+from dynatask import App, Job, NotFound, Task, TaskFailed, TaskInfo
 
 
 class Boom(Exception):
@@ -137,7 +138,9 @@ def test_progress_of_the_root_is_the_jobs(app: App) -> None:
         job.result()
 
 
-def test_tree(app: App) -> None:
+def test_tree(new_app: Callable[..., App]) -> None:
+    app = new_app(keep="all")  # else the payload of a child is gone when its parent completes
+
     @app.task
     def leaf(n: int) -> int:
         if n == 1:
@@ -200,6 +203,42 @@ def test_task_info_in_the_handler(app: App) -> None:
 
     with app.worker(slots=1):
         assert root.start().result() == ["leaf", "succeeded", {"n": 5}, True]
+
+
+def test_keep(new_app: Callable[..., App]) -> None:
+    """Which payloads stay when their parent completes."""
+
+    def look(keep: str) -> tuple[str, str, bool]:
+        app = new_app(keep=keep)
+
+        @app.task
+        def leaf(n: int) -> int:
+            if n < 0:
+                raise Boom("bad")
+            return n
+
+        @app.task
+        def root() -> list[Task[int]]:
+            good, bad = leaf.spawn(1), leaf.using(may_fail=True).spawn(-1)
+            bad.wait()
+            return [good, bad]
+
+        def read(h: Task[int]) -> str:
+            try:
+                return str(h.result())
+            except NotFound:
+                return "gone"
+            except TaskFailed as e:
+                return e.type
+
+        with app.worker(slots=1):
+            job = root.start()
+            good, bad = job.result()
+            return read(good), read(bad), job.info().counts.failed == 1
+
+    assert look("all") == ("1", "Boom", True)
+    assert look("failed") == ("gone", "Boom", True)
+    assert look("root") == ("gone", "gone", True)
 
 
 def test_iteration_ends_with_the_end(app: App) -> None:

@@ -3,6 +3,7 @@
 import enum
 import uuid
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -178,7 +179,9 @@ def test_strings_as_annotations(app: App) -> None:
         assert f.start(Point(1, 2.0), [Point(3, 4.0)]).result() == Point(1, 2.0)
 
 
-def test_handles_travel(app: App) -> None:
+def test_handles_travel(new_app: Callable[..., App]) -> None:
+    app = new_app(keep="all")  # else the payload of a child is gone when its parent completes
+
     @app.task
     def leaf(n: int) -> int:
         return n
