@@ -14,6 +14,11 @@ _Noreturn void dti_raise(dti_store *s, dtask_err err, const char *fmt, ...) {
     longjmp(*s->trap, 1);
 }
 
+_Noreturn void dti_rows_raise(dti_rows *s, dtask_err err) {
+    s->store.trap_err = err;
+    longjmp(*s->store.trap, 1);
+}
+
 static _Noreturn void no_memory(dti_rows *s) {
     dti_raise(&s->store, DTASK_ENOMEM, "out of memory: give the process more, or run fewer tasks at a time");
 }
@@ -122,13 +127,12 @@ void dti_rows_forget(dti_rows *s, dti_row *r) {
         dti_row *next = RB_NEXT(dti_tree, tree, r);
         bool before = r->flags & DTI_ROW_LINKED;
         bool after = next ? next->flags & DTI_ROW_LINKED : s->whole[r->table - DTI_T_ORDERED];
-        if (after && !before) { // it marks where knowledge begins
-            if (!(r->flags & DTI_ROW_STORED)) { // stays, as a fence
-                r->flags &= ~DTI_ROW_HERE;
-                return;
-            }
-            if (next) next->flags &= ~DTI_ROW_LINKED;
+        if (r->flags & DTI_ROW_STORED) { // what the backing has here is not known any more
+            if (next) next->flags &= (uint8_t)~DTI_ROW_LINKED;
             else s->whole[r->table - DTI_T_ORDERED] = false;
+        } else if (after && !before) { // it marks where knowledge begins: stays, as a fence
+            r->flags &= (uint8_t)~DTI_ROW_HERE;
+            return;
         }
         RB_REMOVE(dti_tree, tree, r);
     } else {
@@ -143,7 +147,7 @@ void dti_rows_forget(dti_rows *s, dti_row *r) {
 dti_row *dti_rows_learn(dti_rows *s, dti_table t, dti_key k, const void *bytes, size_t n) {
     dti_row *r = find(s, t, k);
     if (r) return r;
-    if (!(r = make(s, t, k, n))) no_memory(s);
+    if (!(r = make(s, t, k, n))) return NULL;
     if (n) memcpy(r->v, bytes, n);
     r->n = (uint32_t)n;
     r->flags |= DTI_ROW_HERE | DTI_ROW_STORED;
@@ -152,9 +156,21 @@ dti_row *dti_rows_learn(dti_rows *s, dti_table t, dti_key k, const void *bytes, 
 
 // ---- looking -----------------------------------------------------------------
 
-static dti_key after(dti_key k) {
-    if (++k.c == 0 && ++k.b == 0) k.a++;
-    return k;
+static const uint8_t columns[DTI_TABLE_COUNT] = {
+#define X(NAME, name, cols) cols,
+    DTI_TABLES(X)
+#undef X
+};
+
+// The least key of the table's columns that is not below k, or, with `after`,
+// above it. False: there is none.
+static bool step(dti_table t, dti_key *k, bool after) {
+    if (columns[t] < 3 && k->c) after = true, k->c = 0;
+    if (columns[t] < 2 && k->b) after = true, k->b = 0;
+    if (!after) return true;
+    if (columns[t] > 2 && ++k->c) return true;
+    if (columns[t] > 1 && ++k->b) return true;
+    return ++k->a != 0;
 }
 
 // Asks the backing for what lies from k on. Then there is an entry at k, and
@@ -204,6 +220,7 @@ static const void *rows_get(dti_store *store, dti_table t, dti_key k, size_t *ou
 static bool rows_seek(dti_store *store, dti_table t, int prefix, dti_key *key, const void **out, size_t *out_n) {
     dti_rows *s = (dti_rows *)store;
     dti_key at = *key;
+    if (!step(t, &at, false)) return false;
     dti_row probe = {.key = at}, *r = RB_NFIND(dti_tree, tree_of(s, t), &probe);
     for (;;) {
         if (!(r && dti_key_eq(r->key, at)) && !(r ? r->flags & DTI_ROW_LINKED : s->whole[t - DTI_T_ORDERED])) {
@@ -219,8 +236,8 @@ static bool rows_seek(dti_store *store, dti_table t, int prefix, dti_key *key, c
             if (out_n) *out_n = r->n;
             return true;
         }
-        at = after(r->key);
-        if (at.a == 0 && at.b == 0 && at.c == 0) return false; // the very last key
+        at = r->key;
+        if (!step(t, &at, true)) return false;
         r = RB_NEXT(dti_tree, tree_of(s, t), r);
     }
 }
@@ -351,6 +368,12 @@ bool dti_rows_init(dti_rows *s, const dti_backing *backing) {
 }
 
 void dti_rows_drop(dti_rows *s) {
+    // Few buckets again: a cache may be dropped with every transaction.
+    dti_row **few = s->nbuckets > BUCKETS_MIN ? realloc(s->buckets, BUCKETS_MIN * sizeof *few) : NULL;
+    if (few) {
+        s->buckets = few;
+        s->nbuckets = BUCKETS_MIN;
+    }
     memset(s->buckets, 0, s->nbuckets * sizeof *s->buckets);
     dti_slab_drop(&s->slab);
     dti_arena_reset(&s->copies);

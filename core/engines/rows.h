@@ -77,7 +77,9 @@ void dti_rows_done(dti_rows *);
 void dti_rows_keep(dti_rows *);
 void dti_rows_undo(dti_rows *);
 void dti_rows_drop(dti_rows *);  // forgets everything; between operations
-dti_row *dti_rows_learn(dti_rows *, dti_table, dti_key, const void *bytes, size_t n); // from the backing; what is known wins
+// A row from the backing; what is known already wins. NULL: no memory.
+dti_row *dti_rows_learn(dti_rows *, dti_table, dti_key, const void *bytes, size_t n);
 void dti_rows_forget(dti_rows *, dti_row *); // this entry; what a tree knew around it stays true
 uint64_t dti_rows_hash(dti_rows *);
+_Noreturn void dti_rows_raise(dti_rows *, dtask_err); // the detail is set
 static inline bool dti_key_eq(dti_key x, dti_key y) { return x.a == y.a && x.b == y.b && x.c == y.c; }

@@ -13,7 +13,7 @@ typedef struct {
     void (*free)(void *);
 } test_store_kind;
 
-extern const test_store_kind test_memory_kind;
+extern const test_store_kind test_memory_kind, test_sqlite_kind;
 
 static inline size_t test_store_bytes(dti_store *s) {
     return ((dti_rows *)s)->slab.chunks.total;

@@ -162,6 +162,10 @@ Test(store, memory_is_as_the_reference) {
     property(&test_memory_kind, 40);
 }
 
+Test(store, sqlite_is_as_the_reference) {
+    property(&test_sqlite_kind, 40);
+}
+
 // What keeps the hash as it goes, and what walks the store, must agree; and an
 // undone operation leaves it as it was.
 Test(store, hash_knows_the_rows_alone) {

@@ -1,0 +1,467 @@
+// What every engine must do: the cases that toy builds skip, each through
+// dti_engine_call, on each engine of world.h.
+#include "world.h"
+
+CASE(a_job_runs_and_ends) {
+    actor a = worker(w);
+    uint64_t no = start(w, "job-1", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    cr_assert_eq(task(w, no, 0).row.state, DTI_RUNNING);
+    dti_answer r = say(w, &a, &c, (dti_message){.end = DTI_END_SUCCEED, .value = dti_strz("\x2a")});
+    cr_assert_eq(r.status, DTI_OK);
+    dti_jobview j = job(w, no);
+    cr_assert_eq(j.row.state, DTI_JOB_SUCCEEDED);
+    cr_assert(dti_str_eq(j.root.result, dti_strz("\x2a")));
+    leave(w, &a);
+}
+
+CASE(start_is_once_by_id) {
+    start(w, "same", call_of(w->a, 1));
+    dti_op again = world_call(w, (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz("same"), .task = call_of(w->a, 1)}});
+    cr_assert_eq(again.start.status, DTI_EXISTS);
+    dti_op other = world_call(w, (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz("same"), .task = call_of(w->a, 2)}});
+    cr_assert_eq(other.start.status, DTI_CONFLICT);
+    dti_op unknown = world_call(w, (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz("u"), .task = call_of(9999, 1)}});
+    cr_assert_eq(unknown.start.status, DTI_UNKNOWN);
+}
+
+CASE(a_refused_op_changes_nothing_and_leaves_its_neighbours) {
+    dti_op ops[3] = {
+        {.kind = DTI_OP_START, .start = {.id = dti_strz("one"), .task = call_of(w->a, 1)}},
+        {.kind = DTI_OP_START, .start = {.id = dti_strz("two/words\n"), .task = call_of(w->a, 1)}},
+        {.kind = DTI_OP_START, .start = {.id = dti_strz("three"), .task = call_of(w->a, 1)}},
+    };
+    w->e->ops->call(w->e, &w->arena, ops, 3);
+    cr_assert_eq(ops[0].err, DTASK_OK);
+    cr_assert_eq(ops[1].err, DTASK_EARGS);
+    cr_assert(strstr(dtask_err_detail(), "job id"));
+    cr_assert_eq(ops[2].err, DTASK_OK);
+    cr_assert_eq(ops[2].start.job, ops[0].start.job + 1);
+}
+
+CASE(a_resent_turn_claims_once) {
+    actor a = worker(w);
+    start(w, "j1", call_of(w->a, 1));
+    start(w, "j2", call_of(w->a, 2));
+    dti_want want = {w->a, 1};
+    dti_turn first = turn(w, &a, (dti_turn){.want = &want, .nwant = 1, .n = 1});
+    cr_assert_eq(first.nclaims, 1u);
+    dti_turn again = turn(w, &a, (dti_turn){.nonce = a.nonce, .want = &want, .nwant = 1, .n = 1});
+    cr_assert_eq(again.nclaims, 1u);
+    cr_assert_eq(again.claims[0].job, first.claims[0].job);
+    cr_assert_eq(again.claims[0].token, first.claims[0].token);
+    cr_assert(again.claims[0].again);
+    turn(w, &a, (dti_turn){0});
+    cr_assert_eq(turn(w, &a, (dti_turn){.nonce = a.nonce - 1}).status, DTI_TURN_OLD, "a late copy was taken");
+    leave(w, &a);
+}
+
+CASE(a_resent_message_counts_once) {
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kids[2] = {call_of(w->b, 1), call_of(w->b, 2)};
+    dti_answer one = say(w, &a, &c, (dti_message){.children = kids, .nchildren = 2});
+    cr_assert_eq(one.first, 1u);
+    cr_assert_eq(one.count, 2u);
+    c.row.seq--;
+    dti_answer two = say(w, &a, &c, (dti_message){.children = kids, .nchildren = 2});
+    cr_assert_eq(two.status, DTI_ALREADY);
+    cr_assert_eq(two.first, 1u);
+    cr_assert_eq(job(w, no).row.next, 3u);
+    c.row.seq++;
+    cr_assert_eq(say(w, &a, &c, (dti_message){0}).status, DTI_GAP);
+    dti_claim stale = c;
+    stale.token++;
+    cr_assert_eq(say(w, &a, &stale, (dti_message){.end = DTI_END_SUCCEED}).status, DTI_STALE);
+    leave(w, &a);
+}
+
+CASE(a_lost_now_is_told_again) {
+    actor a = worker(w);
+    start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_message park = {.end = DTI_END_PARK, .mask = DTI_QUIET, .how = DTI_WARM}; // no children: it holds already
+    cr_assert(say(w, &a, &c, park).now);
+    c.row.seq--;
+    dti_answer again = say(w, &a, &c, park);
+    cr_assert_eq(again.status, DTI_ALREADY);
+    cr_assert(again.now);
+    cr_assert_eq(again.state, DTI_RUNNING);
+    leave(w, &a);
+}
+
+CASE(a_warm_park_wakes_its_owner) {
+    actor a = worker(w), b = worker(w);
+    start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kid = call_of(w->b, 1);
+    dti_answer r = say(w, &a, &c, (dti_message){.children = &kid, .nchildren = 1, .end = DTI_END_PARK, .mask = DTI_QUIET});
+    cr_assert(!r.now);
+    cr_assert_eq(r.state, DTI_PARKED);
+    dti_claim k = claim(w, &b);
+    end(w, &b, &k, DTI_END_SUCCEED);
+    dti_turn t = turn(w, &a, (dti_turn){0});
+    cr_assert_eq(t.nwakes, 1u);
+    cr_assert_eq(t.wakes[0].seq, c.row.seq);
+    cr_assert_eq(turn(w, &a, (dti_turn){0}).nwakes, 1u, "a wake is repeated until it is acknowledged");
+    a.got = t.wakes[0].n;
+    cr_assert_eq(turn(w, &a, (dti_turn){0}).nwakes, 0u);
+    cr_assert_eq(end(w, &a, &c, DTI_END_SUCCEED).status, DTI_OK);
+    leave(w, &a);
+    leave(w, &b);
+}
+
+CASE(a_cold_park_runs_again_anywhere) {
+    actor a = worker(w), b = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kid = call_of(w->b, 1);
+    say(w, &a, &c, (dti_message){.children = &kid, .nchildren = 1, .end = DTI_END_PARK, .mask = DTI_QUIET, .how = DTI_COLD});
+    cr_assert_eq(task(w, no, 0).row.owner, 0u);
+    dti_claim k = claim(w, &b);
+    cr_assert_eq(k.ord, 1u);
+    end(w, &b, &k, DTI_END_SUCCEED);
+    dti_claim again = claim(w, &b);
+    cr_assert_eq(again.ord, 0u);
+    cr_assert_eq(again.row.lost, 0u);
+    end(w, &b, &again, DTI_END_SUCCEED);
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_SUCCEEDED);
+    leave(w, &a);
+    leave(w, &b);
+}
+
+CASE(the_last_descendant_decides) {
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kid = call_of(w->b, 1);
+    say(w, &a, &c, (dti_message){.children = &kid, .nchildren = 1, .end = DTI_END_SUCCEED});
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_RUNNING);
+    dti_claim k = claim(w, &a);
+    dti_new grandkid = call_of(w->b, 2);
+    say(w, &a, &k, (dti_message){.children = &grandkid, .nchildren = 1, .end = DTI_END_SUCCEED});
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_RUNNING);
+    dti_claim g = claim(w, &a);
+    end(w, &a, &g, DTI_END_SUCCEED);
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_SUCCEEDED);
+    cr_assert_eq(job(w, no).row.count[DTI_SUCCEEDED], 3u);
+    leave(w, &a);
+}
+
+// Fails child 1 of a parent; `acked`: the parent saw it.
+static uint8_t job_after_a_failed_child(world *w, bool acked) {
+    actor a = worker(w);
+    uint64_t no = start(w, acked ? "seen" : "unseen", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kid = call_of(w->b, 1);
+    say(w, &a, &c, (dti_message){.children = &kid, .nchildren = 1});
+    dti_claim k = claim(w, &a);
+    say(w, &a, &k, (dti_message){.end = DTI_END_FAIL, .value = dti_strz("\xa1x")});
+    dti_ack ack = {.ref = 1};
+    say(w, &a, &c, (dti_message){.acks = &ack, .nacks = acked, .end = DTI_END_SUCCEED});
+    leave(w, &a);
+    return job(w, no).row.state;
+}
+
+CASE(a_failure_that_nobody_saw_fails_the_job) {
+    cr_assert_eq(job_after_a_failed_child(w, false), DTI_JOB_FAILED);
+}
+
+CASE(a_failure_that_was_acknowledged_does_not) {
+    cr_assert_eq(job_after_a_failed_child(w, true), DTI_JOB_SUCCEEDED);
+}
+
+CASE(told_children_come_as_mail) {
+    actor a = worker(w);
+    start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kids[2] = {call_of(w->b, 1), call_of(w->b, 2)};
+    dti_range told = {.first = DTI_HERE, .count = 2};
+    say(w, &a, &c, (dti_message){.children = kids, .nchildren = 2, .told = &told, .ntold = 1, .end = DTI_END_PARK, .mask = DTI_MAIL});
+    dti_claim k = claim(w, &a);
+    say(w, &a, &k, (dti_message){.end = DTI_END_SUCCEED, .value = dti_strz("\x07")});
+    dti_turn t = turn(w, &a, (dti_turn){0});
+    cr_assert_eq(t.nwakes, 1u);
+    cr_assert_eq(t.wakes[0].nmails, 1u);
+    cr_assert_eq(t.wakes[0].mails[0].ord, k.ord);
+    cr_assert(dti_str_eq(t.wakes[0].mails[0].data, dti_strz("\x07")));
+    // Those that are complete already are told at once.
+    dti_range both = {.first = 1, .count = 2};
+    uint32_t before = t.wakes[0].logn;
+    dti_answer r = say(w, &a, &c, (dti_message){.told = &both, .ntold = 1});
+    cr_assert_eq(r.logn, before + 1);
+    leave(w, &a);
+}
+
+CASE(a_retry_runs_again_when_due) {
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    say(w, &a, &c, (dti_message){.end = DTI_END_FAIL, .retry = true, .retry_at = dti_wall_us() + 3600000000, .value = dti_strz("\xa1x")});
+    cr_assert_eq(task(w, no, 0).row.state, DTI_SCHEDULED);
+    cr_assert_gt(sweep(w), dti_wall_us() + 3000000000);
+    start(w, "k", call_of(w->a, 2));
+    dti_claim d = claim(w, &a);
+    say(w, &a, &d, (dti_message){.end = DTI_END_FAIL, .retry = true, .retry_at = dti_wall_us() - 1, .value = dti_strz("\xa1x")});
+    dti_claim again = claim(w, &a);
+    cr_assert_eq(again.job, d.job);
+    cr_assert_eq(again.row.tries, 1u);
+    leave(w, &a);
+}
+
+CASE(a_delay_is_kept) {
+    actor a = worker(w);
+    dti_new later = call_of(w->a, 1);
+    later.due = dti_wall_us() + 50000;
+    uint64_t no = start(w, "j", later);
+    while (task(w, no, 0).row.state == DTI_SCHEDULED) sweep(w);
+    dti_claim c = claim(w, &a);
+    cr_assert_geq(c.row.begun, later.due);
+    leave(w, &a);
+}
+
+CASE(what_expired_is_skipped) {
+    actor a = worker(w);
+    dti_new old = call_of(w->a, 1);
+    old.expires = dti_wall_us() - 1;
+    uint64_t no = start(w, "j", old);
+    cr_assert_eq(claims(w, &a, 1), 0u);
+    sweep(w);
+    cr_assert_eq(task(w, no, 0).row.state, DTI_SKIPPED);
+    cr_assert_eq(task(w, no, 0).row.reason, DTI_R_EXPIRED);
+    leave(w, &a);
+}
+
+CASE(a_cascade_longer_than_a_step_ends_by_sweeps) {
+    enum { DEPENDENTS = 1000 };
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    static dti_new kids[DEPENDENTS + 1];
+    static const uint32_t dep = DTI_HERE;
+    kids[0] = call_of(w->b, 0);
+    for (uint32_t i = 1; i <= DEPENDENTS; i++) {
+        kids[i] = call_of(w->b, i);
+        kids[i].deps = &dep;
+        kids[i].ndeps = 1;
+    }
+    say(w, &a, &c, (dti_message){.children = kids, .nchildren = DEPENDENTS + 1, .end = DTI_END_SUCCEED});
+    dti_claim k = claim(w, &a);
+    cr_assert_eq(k.ord, 1u);
+    end(w, &a, &k, DTI_END_SUCCEED);
+    cr_assert_gt(job(w, no).row.count[DTI_BLOCKED], 0u, "1,000 dependents were released in one operation");
+    sweep(w);
+    cr_assert_eq(job(w, no).row.count[DTI_READY], (uint32_t)DEPENDENTS);
+    leave(w, &a);
+}
+
+CASE(pause_and_resume) {
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_op op = world_call(w, (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_PAUSE, .id = dti_strz("j")}});
+    cr_assert_eq(op.mark.status, DTI_MARKED);
+    sweep(w);
+    cr_assert_eq(claims(w, &a, 1), 0u);
+    world_call(w, (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_RESUME, .id = dti_strz("j")}});
+    sweep(w);
+    dti_claim c = claim(w, &a);
+    cr_assert_eq(c.job, no);
+    leave(w, &a);
+}
+
+CASE(cancel_ends_the_tree) {
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    dti_new kids[2] = {call_of(w->b, 1), call_of(w->b, 2)};
+    say(w, &a, &c, (dti_message){.children = kids, .nchildren = 2});
+    dti_op op = world_call(w, (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_CANCEL, .id = dti_strz("j")}});
+    cr_assert_eq(op.mark.status, DTI_MARKED);
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_CANCELLING);
+    sweep(w);
+    dti_turn t = turn(w, &a, (dti_turn){0});
+    cr_assert_eq(t.nwakes, 1u);
+    cr_assert(t.wakes[0].cancel);
+    dti_answer r = say(w, &a, &c, (dti_message){.children = kids, .nchildren = 1, .end = DTI_END_CANCELLED});
+    cr_assert(r.cancelling);
+    sweep(w);
+    cr_assert_eq(job(w, no).row.state, DTI_JOB_CANCELLED);
+    cr_assert_eq(job(w, no).row.count[DTI_CANCELLED], 3u);
+    op = world_call(w, (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_CANCEL, .id = dti_strz("j")}});
+    cr_assert_eq(op.mark.status, DTI_MARK_ENDED);
+    leave(w, &a);
+}
+
+CASE(a_limit_is_kept_across_jobs_and_workers) {
+    actor a = worker(w), b = worker(w);
+    dti_keyspec limit = {.h = {7, 7}, .kind = DTI_KEY_LIMIT, .max = 1};
+    dti_new n = call_of(w->a, 1);
+    n.keys = &limit;
+    n.nkeys = 1;
+    start(w, "j1", n);
+    start(w, "j2", n);
+    dti_claim c = claim(w, &a);
+    cr_assert_eq(claims(w, &b, 5), 0u);
+    end(w, &a, &c, DTI_END_SUCCEED);
+    cr_assert_eq(claims(w, &b, 5), 1u);
+    leave(w, &a);
+    leave(w, &b);
+}
+
+CASE(a_unique_start_joins) {
+    dti_keyspec key = {.h = {9, 9}, .kind = DTI_KEY_UNIQUE, .over = DTI_OVER_JOIN};
+    dti_new n = call_of(w->a, 1);
+    n.keys = &key;
+    n.nkeys = 1;
+    uint64_t no = start(w, "j1", n);
+    dti_op op = world_call(w, (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz("j2"), .task = n}});
+    cr_assert_eq(op.start.status, DTI_EXISTS);
+    cr_assert_eq(op.start.job, no);
+    cr_assert(dti_str_eq(op.start.joined, dti_strz("j1")));
+}
+
+CASE(a_post_arrives_once) {
+    actor a = worker(w);
+    start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    say(w, &a, &c, (dti_message){.end = DTI_END_PARK, .mask = DTI_MAIL});
+    dti_op post = {.kind = DTI_OP_POST, .post = {.id = dti_strz("j"), .msgid = {1, 2}, .name = dti_strz("go"), .data = dti_strz("\x01")}};
+    cr_assert_eq(world_call(w, post).post.status, DTI_POSTED);
+    cr_assert_eq(world_call(w, post).post.status, DTI_DUP);
+    dti_turn t = turn(w, &a, (dti_turn){0});
+    cr_assert_eq(t.nwakes, 1u);
+    cr_assert_eq(t.wakes[0].nmails, 1u);
+    cr_assert(dti_str_eq(t.wakes[0].mails[0].name, dti_strz("go")));
+    leave(w, &a);
+}
+
+CASE(pages_of_children_meet) {
+    enum { KIDS = 300 };
+    actor a = worker(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a);
+    static dti_new kids[KIDS];
+    for (uint32_t i = 0; i < KIDS; i++) kids[i] = call_of(w->b, i);
+    say(w, &a, &c, (dti_message){.children = kids, .nchildren = KIDS});
+    uint32_t seen = 0, from = 0;
+    for (bool more = true; more;) {
+        dti_read r = world_call(w, (dti_op){.kind = DTI_OP_READ,
+            .read = {.what = DTI_READ_KIDS, .job = no, .ord = 0, .from = from, .limit = 70}}).read;
+        for (uint32_t i = 0; i < r.n; i++) cr_assert_eq(r.tasks[i].ord, ++seen);
+        more = r.more;
+        from = r.next;
+    }
+    cr_assert_eq(seen, (uint32_t)KIDS);
+    leave(w, &a);
+}
+
+// ---- bells and deaths ---------------------------------------------------------------
+
+static bool rung(world *w, dti_bell *b);
+
+CASE(work_rings_whoever_sleeps_for_it) {
+    actor a = worker(w), b = worker(w);
+    const dti_engine_ops *ops = w->e->ops;
+    ops->bell_asleep(a.bell, &w->a, 1, NULL);
+    ops->bell_asleep(b.bell, &w->b, 1, NULL);
+    cr_assert(!rung(w, a.bell));
+    cr_assert(ops->hungry(w->e, b.bell, w->a));
+    cr_assert(!ops->hungry(w->e, a.bell, w->a), "one is not hungry for itself");
+    start(w, "j", (dti_new){0});
+    cr_assert(rung(w, a.bell));
+    cr_assert(!rung(w, b.bell), "who sleeps for another type is left asleep");
+    ops->bell_awake(a.bell);
+    cr_assert(!rung(w, a.bell));
+    cr_assert(!ops->hungry(w->e, b.bell, w->a));
+    leave(w, &a);
+    leave(w, &b);
+}
+
+CASE(a_wake_rings_its_worker_and_an_end_its_waiter) {
+    actor a = worker(w), b = worker(w);
+    const dti_engine_ops *ops = w->e->ops;
+    dti_bell *client;
+    cr_assert_eq(ops->bell_open(w->e, 0, &client), DTASK_OK);
+    uint64_t no = start(w, "j", (dti_new){0});
+    (void)no;
+    dti_claim c = claim(w, &a);
+    dti_new kid = call_of(w->b, 1);
+    say(w, &a, &c, (dti_message){.children = &kid, .nchildren = 1, .end = DTI_END_PARK, .mask = DTI_QUIET});
+    dti_claim k = claim(w, &b);
+    dti_hash h = dti_id_hash(dti_strz("j"));
+    ops->bell_asleep(client, NULL, 0, &h);
+    ops->bell_asleep(a.bell, NULL, 0, NULL);
+    end(w, &b, &k, DTI_END_SUCCEED);
+    cr_assert(rung(w, a.bell));
+    cr_assert(!rung(w, client));
+    ops->bell_awake(a.bell);
+    end(w, &a, &c, DTI_END_SUCCEED);
+    cr_assert(rung(w, client));
+    ops->bell_ring(a.bell);
+    cr_assert(rung(w, a.bell));
+    ops->bell_close(client);
+    leave(w, &a);
+    leave(w, &b);
+}
+
+CASE(a_worker_that_is_gone_gives_back_what_it_held) {
+    actor a = worker(w), b = worker(w);
+    uint64_t one = start(w, "j1", call_of(w->a, 1)), two = start(w, "j2", call_of(w->a, 2));
+    cr_assert_eq(claims(w, &a, 2), 2u);
+    w->e->ops->bell_close(a.bell); // without bye
+    sweep(w);
+    cr_assert_eq(turn(w, &a, (dti_turn){0}).status, DTI_TURN_DEAD);
+    cr_assert_eq(task(w, one, 0).row.state, DTI_READY);
+    cr_assert_eq(task(w, two, 0).row.state, DTI_READY);
+    cr_assert_eq(claims(w, &b, 2), 2u);
+    leave(w, &b);
+}
+
+CASE(what_was_lost_runs_alone) {
+    actor a = worker(w), b = worker(w);
+    uint64_t one = start(w, "j1", call_of(w->a, 1));
+    dti_claim c = claim(w, &a);
+    dti_charge charge = {c.job, c.ord};
+    world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = 256, .dead = &a.no, .ndead = 1, .charge = &charge, .ncharge = 1}});
+    sweep(w);
+    cr_assert_eq(task(w, one, 0).row.lost, 1u);
+    dti_want want = {w->a, 4};
+    cr_assert_eq(turn(w, &b, (dti_turn){.want = &want, .nwant = 1, .n = 4, .empty = false}).nclaims, 0u);
+    cr_assert_eq(turn(w, &b, (dti_turn){.want = &want, .nwant = 1, .n = 4, .empty = true}).nclaims, 1u);
+    w->e->ops->bell_close(a.bell);
+    leave(w, &b);
+}
+
+CASE(another_era_is_refused) {
+    actor a = worker(w);
+    cr_assert_eq(turn(w, &a, (dti_turn){.era = 7}).status, DTI_TURN_ERA);
+    leave(w, &a);
+}
+
+CASE(a_signature_that_differs_is_refused) {
+    dti_hello_type t = {.name = dti_strz("sig"), .version = 1, .crashes = 3, .signature = dti_strz("n:i -> i")};
+    world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w1"), .types = &t, .ntypes = 1}});
+    t = (dti_hello_type){.name = dti_strz("sig"), .version = 1, .crashes = 3, .signature = dti_strz("n:s -> i")};
+    dti_op op = world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w2"), .types = &t, .ntypes = 1}});
+    cr_assert(t.refused);
+    cr_assert(dti_str_eq(t.registered, dti_strz("n:i -> i")));
+    (void)op;
+}
+
+CASE(handles_share_one_store) {
+    dti_engine *other = world_again(w);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = dti_strz("j")}};
+    cr_assert_eq(dti_engine_call(other, &w->arena, &op), DTASK_OK);
+    cr_assert_eq(op.read.n, 1u);
+    cr_assert_eq(op.read.jobs[0].no, no);
+    cr_assert_eq(other->salt, w->e->salt);
+    other->ops->close(other);
+}
+
+#include <poll.h>
+static bool rung(world *w, dti_bell *b) {
+    struct pollfd p = {.fd = w->e->ops->bell_fd(b), .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
+}
