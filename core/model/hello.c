@@ -22,7 +22,7 @@ static void type_put(dti_tx *tx, const dti_type *fixed, dtask_str name, dtask_st
         if (parts[i].n) memcpy(at, parts[i].p, parts[i].n);
     }
     dti_put(tx->store, DTI_T_TYPE, row.no, 0, 0, p, (size_t)(at - p));
-    dti_w(tx)->type_no = 0;
+    dti_type_changed(tx);
 }
 
 static dtask_str signature_of(dti_tx *tx, const dti_type *row) {
@@ -104,7 +104,7 @@ static void listen(dti_tx *tx, dti_hello *h) {
             dtask_str name = h->types[l->subject].name;
             subject = name_hash(name).h[0];
             for (uint32_t no = 1; no < dti_w(tx)->meta->next_type; no++) { // all its versions
-                dti_type *row = dti_mut(s, DTI_T_TYPE, no, 0, 0);
+                dti_type *row = dti_type_mut(tx, no);
                 if (row && row->name_n == name.n && !memcmp(row + 1, name.p, name.n)) row->listeners = 1;
             }
         }
@@ -133,7 +133,7 @@ static void worker_begin(dti_tx *tx, dti_hello *h, dti_hash id) {
     dti_put(tx->store, DTI_T_WORKER, w.no, 0, 0, &w, sizeof w);
     dti_put(tx->store, DTI_T_WORKERID, id.h[0], id.h[1], 0, &w.no, sizeof w.no);
     for (uint32_t no = 1; no < m->next_type; no++) {
-        dti_type *row = dti_mut(tx->store, DTI_T_TYPE, no, 0, 0);
+        dti_type *row = dti_type_mut(tx, no);
         bool serves = row && row->system;
         for (uint32_t i = 0; row && i < h->ntypes; i++) serves |= h->types[i].no == no;
         if (!serves) continue;
@@ -188,7 +188,7 @@ void dti_worker_end(dti_tx *tx, dti_workerrow *w, bool charge) {
     const void *v;
     size_t n;
     while (tx->store->ops->seek(tx->store, DTI_T_SERVES, 1, &k, &v, &n)) {
-        dti_type *row = dti_mut(tx->store, DTI_T_TYPE, k.b, 0, 0);
+        dti_type *row = dti_type_mut(tx, (uint32_t)k.b);
         if (row && row->workers) row->workers--;
         dti_del(tx->store, DTI_T_SERVES, k.a, k.b, 0);
     }

@@ -148,7 +148,7 @@ void dti_hooks(dti_tx *tx, dti_t *t) {
     const dti_type *root = t->ord || t->j->type == r->type ? type : dti_type_row(tx, t->j->type);
     if (type && type->listeners) listeners(tx, t, dti_type_name(tx, r->type), DTI_L_TRIGGER, dti_task_id(tx, t->job, t->ord));
     if (t->ord || !((root && root->listeners) || m->any_root)) return;
-    dtask_str id = dti_data_get(tx, t->job, 0, DTI_D_ID);
+    dtask_str id = dti_job_id(tx, t->job);
     if (memchr(id.p, '!', id.n)) return; // no callbacks of callbacks
     if (root && root->listeners) listeners(tx, t, dti_type_name(tx, t->j->type), DTI_L_CALLBACK, id);
     if (m->any_root) listeners(tx, t, (dtask_str){0}, DTI_L_CALLBACK, id);

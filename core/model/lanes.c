@@ -71,37 +71,33 @@ void dti_lane_flush(dti_tx *tx) {
     effect_type(tx, run.type);
 }
 
-// The front extent's next task. False: the lane is empty.
-static bool lane_pop(dti_tx *tx, dti_lane *lane, uint32_t *ord) {
+// The front extent, taken out; what is left of it is put back.
+static bool front_take(dti_tx *tx, dti_lane *lane, dti_ext *out) {
     if (lane->head == lane->tail) return false;
     size_t n;
     const dti_ext *e = dti_get(tx->store, DTI_T_EXT, lane->no, lane->head, 0, &n);
     if (!e) dti_raise(tx->store, DTASK_EINTERNAL, "lane no %llu lacks an extent", (unsigned long long)lane->no);
-    *ord = e->first;
-    if (e->count > 1) {
-        dti_ext rest = *e;
-        rest.first++;
-        rest.count--;
-        dti_put(tx->store, DTI_T_EXT, lane->no, lane->head, 0, &rest, sizeof rest);
-    } else {
-        dti_del(tx->store, DTI_T_EXT, lane->no, lane->head++, 0);
-    }
+    *out = *e;
     return true;
+}
+
+static void front_put(dti_tx *tx, dti_lane *lane, const dti_ext *rest) {
+    if (rest->count) dti_put(tx->store, DTI_T_EXT, lane->no, lane->head, 0, rest, sizeof *rest);
+    else dti_del(tx->store, DTI_T_EXT, lane->no, lane->head++, 0);
 }
 
 bool dti_lane_drain(dti_tx *tx, uint64_t code, uint64_t job, uint32_t n, void (*each)(dti_tx *, dti_t *)) {
     uint64_t type = code / 8, prio = code % 8;
     dti_lane *lane = dti_mut(tx->store, DTI_T_LANE, type, job, prio);
     if (!lane || lane->head == lane->tail) return false;
-    uint32_t ord;
+    dti_ext ext;
     dti_t t;
-    for (; n && lane->head != lane->tail; n--) {
-        if (each) {
-            lane_pop(tx, lane, &ord);
-            if (dti_task(tx, job, ord, &t)) each(tx, &t);
-        } else {
-            dti_del(tx->store, DTI_T_EXT, lane->no, lane->head++, 0);
+    while (n && front_take(tx, lane, &ext)) {
+        for (; each && n && ext.count; n--, ext.first++, ext.count--) {
+            if (dti_task(tx, job, ext.first, &t)) each(tx, &t);
         }
+        if (!each) ext.count = 0, n--;
+        front_put(tx, lane, &ext);
     }
     if (lane->head != lane->tail) return true;
     dti_del(tx->store, DTI_T_TURNQ, type, lane->vtime, lane->no);
@@ -113,7 +109,7 @@ bool dti_lane_drain(dti_tx *tx, uint64_t code, uint64_t job, uint32_t n, void (*
 static void fill(dti_tx *tx, dti_t *t, dti_claim *c) {
     const dti_taskrow *r = t->r;
     *c = (dti_claim){.job = t->job, .ord = t->ord, .token = r->token, .row = *r};
-    c->id = dti_data_get(tx, t->job, 0, DTI_D_ID);
+    c->id = dti_job_id(tx, t->job);
     c->args = dti_data_get(tx, t->job, t->ord, DTI_D_ARGS);
     if (r->bits & DTI_HAS_STATE) c->state = dti_data_get(tx, t->job, t->ord, DTI_D_STATE);
     if (!t->ord) c->trigger = dti_data_get(tx, t->job, 0, DTI_D_TRIGGER);
@@ -178,16 +174,20 @@ static void claim_type(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint32_t type,
         dti_turnq q;
         memcpy(&q, v, sizeof q);
         dti_lane *lane = dti_mut(s, DTI_T_LANE, type, q.job, q.prio);
-        dti_type *row = dti_mut(s, DTI_T_TYPE, type, 0, 0);
+        const dti_type *row = dti_type_row(tx, type);
         if (!lane || !row) dti_raise(s, DTASK_EINTERNAL, "type no %u has a turn without a lane", type);
-        if (row->vmin < k.b) row->vmin = k.b;
+        if (row->vmin < k.b) dti_type_mut(tx, type)->vmin = k.b;
         dti_key next = {type, k.b, k.c + 1};
         bool rival = s->ops->seek(s, DTI_T_TURNQ, 1, &next, &v, &size);
         do {
-            uint32_t got = 0, ord;
-            while (got < DTI_QUANTUM && n && stale < DTI_CASCADE && lane_pop(tx, lane, &ord)) {
-                if (claim(tx, u, w, q.job, ord)) got++, n--;
-                else stale++;
+            uint32_t got = 0, most = rival ? DTI_QUANTUM : DTI_CHUNK;
+            dti_ext ext;
+            while (got < most && n && stale < DTI_CASCADE && front_take(tx, lane, &ext)) {
+                for (; got < most && n && stale < DTI_CASCADE && ext.count; ext.first++, ext.count--) {
+                    if (claim(tx, u, w, q.job, ext.first)) got++, n--;
+                    else stale++;
+                }
+                front_put(tx, lane, &ext);
             }
             lane->vtime += (uint64_t)got << (8 - 2 * ((int)q.prio - 2));
         } while (n && stale < DTI_CASCADE && lane->head != lane->tail && (!rival || lane->vtime <= next.b));

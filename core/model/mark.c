@@ -90,7 +90,7 @@ bool dti_do_resume(dti_tx *tx, dti_todo *d) {
 // ---- the operation ----------------------------------------------------------------
 
 static void mark_type(dti_tx *tx, dti_mark *m) {
-    dti_type *type = dti_mut(tx->store, DTI_T_TYPE, m->type, 0, 0);
+    dti_type *type = dti_type_mut(tx, m->type);
     m->status = type ? DTI_MARKED : DTI_MARK_NONE;
     if (!type || (m->verb != DTI_MARK_PAUSE && m->verb != DTI_MARK_RESUME)) return;
     type->paused = m->verb == DTI_MARK_PAUSE;

@@ -49,17 +49,38 @@ const dti_taskrow *dti_look(dti_tx *tx, uint64_t job, uint32_t ord) {
 }
 
 const dti_type *dti_type_row(dti_tx *tx, uint32_t no) {
+    dti_work *w = dti_w(tx);
     size_t n;
-    return dti_get(tx->store, DTI_T_TYPE, no, 0, 0, &n);
+    if (w->type && w->type_no == no) return w->type;
+    w->type_no = no;
+    return w->type = dti_get(tx->store, DTI_T_TYPE, no, 0, 0, &n);
+}
+
+dti_type *dti_type_mut(dti_tx *tx, uint32_t no) {
+    dti_w(tx)->type = NULL;
+    return dti_mut(tx->store, DTI_T_TYPE, no, 0, 0);
+}
+
+void dti_type_changed(dti_tx *tx) {
+    dti_w(tx)->type = NULL;
+    dti_w(tx)->named_no = 0;
 }
 
 dtask_str dti_type_name(dti_tx *tx, uint32_t no) {
     dti_work *w = dti_w(tx);
-    if (w->type_no == no && no) return w->type_name;
+    if (w->named_no == no && no) return w->named;
     const dti_type *row = dti_type_row(tx, no);
-    w->type_name = row ? dti_kept(tx, row + 1, row->name_n) : (dtask_str){0};
-    w->type_no = no;
-    return w->type_name;
+    w->named = row ? dti_kept(tx, row + 1, row->name_n) : (dtask_str){0};
+    w->named_no = no;
+    return w->named;
+}
+
+dtask_str dti_job_id(dti_tx *tx, uint64_t job) {
+    dti_work *w = dti_w(tx);
+    if (w->id_no == job && w->id.n) return w->id;
+    w->id = dti_data_get(tx, job, 0, DTI_D_ID);
+    w->id_no = job;
+    return w->id;
 }
 
 dtask_str dti_data_get(dti_tx *tx, uint64_t job, uint32_t ord, dti_data kind) {
@@ -73,7 +94,7 @@ void dti_data_set(dti_tx *tx, const dti_t *t, dti_data kind, dtask_str v) {
 }
 
 dtask_str dti_task_id(dti_tx *tx, uint64_t job, uint32_t ord) {
-    dtask_str id = dti_data_get(tx, job, 0, DTI_D_ID);
+    dtask_str id = dti_job_id(tx, job);
     if (!ord) return id;
     char *p = dti_need(tx, id.n + 12);
     int n = snprintf(p, id.n + 12, "%.*s/%u", (int)id.n, id.p ? id.p : "", ord);

@@ -27,8 +27,12 @@ typedef struct {                 // tx->work: one operation's
     dti_meta *meta;
     uint64_t job_no;             // the job last used
     dti_jobrow *job;
-    uint32_t type_no;            // the type last named
-    dtask_str type_name;
+    uint32_t named_no;           // the type last named
+    dtask_str named;
+    uint32_t type_no;            // the type last looked at
+    const dti_type *type;
+    uint64_t id_no;              // the job last named
+    dtask_str id;
     dti_todo *todo;              // waiting steps: [head, n)
     size_t head, n, cap;
     uint32_t steps;              // taken
@@ -49,6 +53,9 @@ dti_jobrow *dti_job(dti_tx *, uint64_t job);     // NULL: gone
 bool dti_task(dti_tx *, uint64_t job, uint32_t ord, dti_t *out);
 const dti_taskrow *dti_look(dti_tx *, uint64_t job, uint32_t ord); // only to read; NULL: gone
 const dti_type *dti_type_row(dti_tx *, uint32_t no); // NULL: none
+dti_type *dti_type_mut(dti_tx *, uint32_t no);
+void dti_type_changed(dti_tx *);                 // a row was put: what was looked at is void
+dtask_str dti_job_id(dti_tx *, uint64_t job);    // kept
 dtask_str dti_type_name(dti_tx *, uint32_t no);
 dtask_str dti_data_get(dti_tx *, uint64_t job, uint32_t ord, dti_data kind); // copied; empty: none
 void dti_data_set(dti_tx *, const dti_t *, dti_data kind, dtask_str v);

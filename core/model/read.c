@@ -20,7 +20,7 @@ static bool job_view(dti_tx *tx, uint64_t job, dti_jobview *v) {
     const dti_jobrow *j = dti_get(tx->store, DTI_T_JOB, job, 0, 0, &n);
     const dti_taskrow *root = dti_look(tx, job, 0);
     if (!j || !root) return false;
-    *v = (dti_jobview){.no = job, .row = *j, .id = dti_data_get(tx, job, 0, DTI_D_ID), .type = dti_type_name(tx, j->type),
+    *v = (dti_jobview){.no = job, .row = *j, .id = dti_job_id(tx, job), .type = dti_type_name(tx, j->type),
         .tags = dti_data_get(tx, job, 0, DTI_D_TAGS)};
     task_view(tx, job, v->id, 0, root, true, &v->root);
     return true;
@@ -145,7 +145,7 @@ void dti_op_read(dti_tx *tx, dti_read *q) {
         q->n = dti_mails(tx, job, q->ord, q->from, q->limit, true, &q->mails, &q->more, &q->next);
         return;
     }
-    dtask_str id = dti_data_get(tx, job, 0, DTI_D_ID);
+    dtask_str id = dti_job_id(tx, job);
     if (q->what == DTI_READ_KIDS) return read_kids(tx, q, job, id);
     const dti_taskrow *r = dti_look(tx, job, q->ord);
     if (!r || !id.n) return;

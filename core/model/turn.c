@@ -128,7 +128,7 @@ static void place(msg *g) {
                 bool conflict = s->over == DTI_OVER_RAISE || (s->same && differs);
                 if (conflict || s->scope) { // no row
                     g->joined = dti_more(g->tx, g->joined, g->a->njoined, &g->cjoined, sizeof *g->joined);
-                    g->joined[g->a->njoined++] = (dti_joined){i, u.ord, u.job, dti_data_get(g->tx, u.job, 0, DTI_D_ID), conflict};
+                    g->joined[g->a->njoined++] = (dti_joined){i, u.ord, u.job, dti_job_id(g->tx, u.job), conflict};
                     g->ords[i] = 0;
                     continue;
                 }
@@ -438,7 +438,7 @@ static void already(msg *g) {
         if (!s || !dti_unique_find(g->tx, dti_key_hash(g->tx, s, g->t.job), &u)) continue;
         bool differs = u.call[0] != c->call[0] || u.call[1] != c->call[1];
         g->joined = dti_more(g->tx, g->joined, g->a->njoined, &g->cjoined, sizeof *g->joined);
-        g->joined[g->a->njoined++] = (dti_joined){i, u.ord, u.job, dti_data_get(g->tx, u.job, 0, DTI_D_ID),
+        g->joined[g->a->njoined++] = (dti_joined){i, u.ord, u.job, dti_job_id(g->tx, u.job),
             s->over == DTI_OVER_RAISE || (s->same && differs)};
     }
     g->a->joined = g->joined;
