@@ -95,7 +95,7 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
     def p_node(path: str, n: int) -> int: ...
 
     python = [sys.executable, str(HERE / "tree.py")]
-    c = ["dynatask-worker", "rounds", "--plugin", str(plugin), "--slots", "2"]
+    c = ["dynatask-worker", "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
     begun = time.monotonic()
     workers = [Worker(lang, cmd, env, folder / "workers.log") for lang, cmd in [("c", c), ("python", python)] * 2]
     try:
