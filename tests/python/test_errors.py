@@ -299,9 +299,8 @@ def test_strange_exceptions_fail_the_task_not_the_worker(app: App, raiser: str) 
         def __str__(self) -> str:
             raise RuntimeError("no text for you")
 
-    @app.task
-    def strange(raiser: str) -> None:
-        raise {
+    def error(raiser: str) -> BaseException:
+        return {
             "system_exit": SystemExit(3),
             "keyboard": KeyboardInterrupt(),
             "generator_exit": GeneratorExit(),
@@ -311,12 +310,26 @@ def test_strange_exceptions_fail_the_task_not_the_worker(app: App, raiser: str) 
         }[raiser]
 
     @app.task
+    def strange(raiser: str) -> None:
+        raise error(raiser)
+
+    @app.task
+    async def astrange(raiser: str) -> None:
+        raise error(raiser)
+
+    @app.task
     def fine() -> int:
         return 1
+
+    @app.task
+    async def afine() -> int:
+        return 2
 
     with app.worker(slots=1):
         assert strange.start(raiser).error() is not None
         assert fine.start().result() == 1
+        assert astrange.start(raiser).error() is not None
+        assert afine.start().result() == 2
 
 
 def test_an_error_with_a_constructor_of_its_own(new_app) -> None:

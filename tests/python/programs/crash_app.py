@@ -247,8 +247,12 @@ def build(url: str, log: str, **options: object) -> SimpleNamespace:
     return SimpleNamespace(app=app, **{k: v for k, v in locals().items() if hasattr(v, "spawn")})
 
 
-if __name__ == "__main__":
+# As a program; also in the child processes of `processes=`, which import it.
+if os.path.basename(sys.argv[0]) == os.path.basename(__file__):
     url, log = sys.argv[1:3]
+    app = build(url, log).app
+
+if __name__ == "__main__":
     slots = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     options: dict[str, object] = {}
     for option in sys.argv[4:]:
@@ -256,4 +260,4 @@ if __name__ == "__main__":
         options[name] = int(value)
     with open(log, "a") as f:
         f.write(f"begun {os.getpid()}\n")
-    build(url, log).app.worker(slots=slots, **options).run()  # type: ignore[arg-type]
+    app.worker(slots=slots, **options).run()  # type: ignore[arg-type]
