@@ -4,28 +4,13 @@
 // answers EUSAGE, and letting go of the last reference frees nothing, for the
 // engine's connections and locks are the parent's.
 #include "client/client.h"
+#include "engines/run.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
 #include <time.h>
-
-// ---- forks ---------------------------------------------------------------------
-
-static atomic_uint forks;
-
-static void forked(void) {
-    atomic_fetch_add(&forks, 1);
-}
-
-static void watch_forks(void) {
-    pthread_atfork(NULL, NULL, forked);
-}
-
-unsigned dti_fork_generation(void) {
-    return atomic_load(&forks);
-}
 
 // ---- opening and closing ---------------------------------------------------------
 
@@ -48,15 +33,13 @@ static void release(dtask_app *app) {
 }
 
 dtask_err dtask_open(const char *name, const char *url, const char *const *opts, dtask_app **out) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
     if (!out) return dti_fail(DTASK_EARGS, "dtask_open needs a place for the app.");
     dtask_err err = check_name(name);
     if (err) return err;
     dtask_app *app = calloc(1, sizeof *app);
     if (!app) return dti_fail(DTASK_ENOMEM, "No memory for an app.");
     atomic_init(&app->refs, 1);
-    app->fork_gen = dti_fork_generation();
+    app->fork_gen = dti_forks();
     strcpy(app->name, name);
     pthread_mutex_init(&app->log_lock, NULL);
     pthread_mutex_init(&app->bells_lock, NULL);
@@ -82,7 +65,7 @@ void dtask_close(dtask_app *app) {
 
 dtask_err dti_app_check(dtask_app *app) {
     if (!app) return dti_fail(DTASK_EUSAGE, "The app is NULL: open it with dtask_open.");
-    if (app->fork_gen != dti_fork_generation())
+    if (app->fork_gen != dti_forks())
         return dti_fail(DTASK_EUSAGE, "The app %s was opened before this process was forked: open it again in the child.", app->name);
     if (atomic_load(&app->closed)) return dti_fail(DTASK_EUSAGE, "The app %s is closed: open it again.", app->name);
     return DTASK_OK;
@@ -93,7 +76,7 @@ void dti_app_hold(dtask_app *app) {
 }
 
 void dti_app_drop(dtask_app *app) {
-    if (atomic_fetch_sub(&app->refs, 1) == 1 && app->fork_gen == dti_fork_generation()) release(app);
+    if (atomic_fetch_sub(&app->refs, 1) == 1 && app->fork_gen == dti_forks()) release(app);
 }
 
 // ---- bells ------------------------------------------------------------------------

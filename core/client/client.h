@@ -63,7 +63,7 @@ bool dti_text_bool(const char *, bool *out);       // 1 0 true false yes no
 struct dtask_app {
     atomic_int refs;             // the caller's, each job's, each worker's
     atomic_bool closed;
-    unsigned fork_gen;           // dti_fork_generation() at open: another one means a child process
+    unsigned fork_gen;           // dti_forks() at open: another one means a child process
     char name[101];
     char *url;                   // as resolved, without secrets in logs
     dti_conf conf;
@@ -78,8 +78,6 @@ struct dtask_app {
     dti_bell *bells[8];          // idle ones
     unsigned nbells;
 };
-// Counts the forks that led to this process.
-unsigned dti_fork_generation(void);
 // 0, or EUSAGE: closed, or this process is a fork of the one that opened it.
 dtask_err dti_app_check(dtask_app *);
 void dti_app_hold(dtask_app *);
@@ -139,8 +137,10 @@ dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str n
 // How a type is said hello with; in the arena. EARGS: its name, signature or
 // options are malformed.
 dtask_err dti_type_publish(dti_arena *, const dtask_b_type *, dti_hello_type *out);
-// After the hello. ECONFLICT: refused, for another signature is registered.
-dtask_err dti_type_agrees(const dti_hello_type *);
+// After the hello. ECONFLICT: refused, for another signature is registered,
+// which says something else. (A worker that was refused one that says the
+// same sends hello again with the registered text.)
+dtask_err dti_type_agrees(dti_arena *, const dti_hello_type *);
 
 // ---- calls --------------------------------------------------------------------------
 typedef struct {                 // OPTS of one call

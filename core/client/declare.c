@@ -46,8 +46,15 @@ dtask_err dti_type_publish(dti_arena *arena, const dtask_b_type *type, dti_hello
     return DTASK_OK;
 }
 
-dtask_err dti_type_agrees(const dti_hello_type *type) {
-    if (!type->refused) return DTASK_OK;
+// Signatures are compared as text by the model; here by what they say.
+static bool agrees(dti_arena *arena, dtask_str a, dtask_str b) {
+    dti_sig *x, *y;
+    char *one = dti_dupz(arena, a), *other = dti_dupz(arena, b);
+    return one && other && !dti_sig_parse(arena, one, &x) && !dti_sig_parse(arena, other, &y) && dti_sig_equal(x, y);
+}
+
+dtask_err dti_type_agrees(dti_arena *arena, const dti_hello_type *type) {
+    if (!type->refused || agrees(arena, type->registered, type->signature)) return DTASK_OK;
     return dti_fail(DTASK_ECONFLICT, "The type %.*s is registered with another signature: \"%.*s\" is there, \"%.*s\" is here.",
         (int)type->name.n, type->name.p, (int)(type->registered.n > 300 ? 300 : type->registered.n), type->registered.p,
         (int)(type->signature.n > 300 ? 300 : type->signature.n), type->signature.p);
@@ -64,7 +71,7 @@ dtask_err dtask_b_declare(dtask_app *app, const dtask_b_type *types, size_t n) {
     if (!err) {
         dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = rows, .ntypes = (uint32_t)n}};
         err = dti_engine_call(app->engine, &arena, &op);
-        for (size_t i = 0; !err && i < n; i++) err = dti_type_agrees(&rows[i]);
+        for (size_t i = 0; !err && i < n; i++) err = dti_type_agrees(&arena, &rows[i]);
     }
     dti_arena_done(&arena);
     return err;

@@ -6,6 +6,7 @@
 // is drawn before it is sent; the engine waits for its writers as long as
 // engine_timeout.
 #include "client/job.h"
+#include "engines/run.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -68,7 +69,7 @@ void dti_job_drop(dtask_job *job) {
 
 void dtask_job_free(dtask_job *job) {
     // In a fork its locks may be held by threads that are not there.
-    if (!job || job->app->fork_gen != dti_fork_generation()) return;
+    if (!job || job->app->fork_gen != dti_forks()) return;
     dtask_job_watch(job, NULL, NULL);
     dti_job_drop(job);
 }

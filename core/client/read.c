@@ -277,7 +277,7 @@ static dtask_err jobs_filter(question *q, int *state, dtask_str *type, int64_t *
 static dtask_err read_jobs(question *q, dti_arena *arena) {
     int state;
     dtask_str type;
-    int64_t since, limit, looked = 0;
+    int64_t since = 0, limit = 0, looked = 0;
     dtask_err err = jobs_filter(q, &state, &type, &since, &limit);
     uint64_t before = 0;
     bool cut = false, end = limit == 0;

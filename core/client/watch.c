@@ -5,6 +5,7 @@
 // A watch is looked at by one dtask_poll at a time. No lock is held while a
 // callback runs, so it may watch, unwatch and free.
 #include "client/job.h"
+#include "engines/run.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -102,7 +103,7 @@ static void unwatch(dtask_job *job) {
 
 dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
     dtask_err err = dti_app_check(job->app);
-    if (!fn && job->app->fork_gen == dti_fork_generation()) { // also of a closed app
+    if (!fn && job->app->fork_gen == dti_forks()) { // also of a closed app
         unwatch(job);
         return DTASK_OK;
     }
