@@ -377,14 +377,16 @@ def opened(url: str, **options: Any) -> str:
 def test_a_newer_schema(tmp_path: Path) -> None:
     file = tmp_path / "jobs.db"
     assert "Error" not in opened(f"sqlite:{file}")
-    newer_schema(file)
+    sql(file, "PRAGMA user_version=1000")
     with pytest.raises(VersionError) as caught:
         touch(App("x", f"sqlite:{file}"))
     said(caught.value, "jobs.db")
 
 
-def newer_schema(file: Path) -> None:
-    raise NotImplementedError("how the store names its schema version")
+def test_a_network_file_system(tmp_path: Path, plugin: Callable[..., str]) -> None:
+    text = opened(f"sqlite:{tmp_path}/jobs.db", env=os.environ | {"LD_PRELOAD": plugin("nfs")})
+    assert text.startswith("EngineError") and "jobs.db" in text and "network" in text.lower()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_corrupt_database(tmp_path: Path) -> None:
