@@ -109,6 +109,8 @@ class Frame:
 
     def returned(self, value: object) -> tuple[int, bytes]:
         """The outcome of a handler that returned."""
+        if self.unwinding:
+            return _core.UNWOUND, b""  # it caught Unwind: what it says is not its last word
         if self.become is not None or isinstance(value, Become):
             if value is self.become:
                 return _core.THEN, b""

@@ -253,7 +253,7 @@ class Loop:
         self._frames[address] = frame
         enter(frame)
         try:
-            frame.main = self.loop.create_task(coro)
+            frame.main = self.loop.create_task(_kept(coro))
         finally:
             enter(None)
         frame.main.add_done_callback(lambda task: self._ended(frame, task))
@@ -262,6 +262,8 @@ class Loop:
         del self._frames[frame.address]
         try:
             what, payload = frame.returned(task.result())
+        except _Exit as exit:
+            what, payload = frame.raised(exit.error)
         except BaseException as error:
             what, payload = frame.raised(error)
         frame.alive = False
@@ -278,6 +280,21 @@ class Loop:
         self._flush_due = False
         while self.outcomes:
             self.flush()
+
+
+class _Exit(Exception):
+    """Carries what asyncio would end the loop by."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def _kept(coro: Any) -> Any:
+    """A handler's sys.exit() fails its task; it must not end the loop of all the others."""
+    try:
+        return await coro
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Exit(error) from None
 
 
 def _factory(before: Any) -> Callable[..., Any]:

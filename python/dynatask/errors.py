@@ -255,7 +255,12 @@ def original(failed: TaskFailed, classes: Mapping[str, type[Exception]]) -> Exce
     try:
         error = cls(failed.message)
     except Exception:  # its constructor wants other arguments
-        error = cls.__new__(cls, failed.message)
-        error.args = (failed.message,)
+        try:
+            error = cls.__new__(cls, failed.message)
+            error.args = (failed.message,)
+            if failed.message not in str(error):  # it would say less than the failure does
+                return failed
+        except Exception:
+            return failed
     error.__cause__ = failed
     return error

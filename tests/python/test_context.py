@@ -9,7 +9,7 @@ from dynatask import App, NotInTask, as_completed, children, context, then
 
 
 def test_fields(app: App) -> None:
-    @app.task(version=1)
+    @app.task
     def child() -> list[object]:
         me = context()
         assert me.parent is not None
