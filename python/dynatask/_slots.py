@@ -87,8 +87,9 @@ class Slot:
         try:
             self._seat = Seat(self._crew.core, _core.THREAD, 1, BATCH_MAX)
             self._ident = get_ident()
-            self._root = getcurrent()
-            greenlet(self._run, self._root).switch()
+            self._root: Any = getcurrent()
+            while not self._closed:  # each time that a runner is wanted, and at the end
+                greenlet(self._run, self._root).switch()
             self._unwind_all()
             self.flush()
             self._seat.leave()
@@ -104,6 +105,8 @@ class Slot:
             _, frame = self._frames.popitem()
             frame.runner.parent = self._root
             frame.runner.switch(UNWIND)
+        while self._spare:
+            self._spare.pop().throw()
 
     # ---- runners -----------------------------------------------------------------------
 
@@ -112,7 +115,8 @@ class Slot:
         frame.runner = getcurrent()
         self._frames[frame.address] = frame
         self._note(frame.address, PARK, b"")
-        runner = self._spare.pop() if self._spare else greenlet(self._run, self._root)
+        # A new runner is begun by the root: begun here it would have this handler's recursion depth.
+        runner = self._spare.pop() if self._spare else self._root
         return runner.switch()
 
     def _hand_over(self, frame: PlainFrame, event: int) -> bool:
