@@ -188,6 +188,9 @@ const char *dti_fmt_kind_name(char letter);        // "an integer"
 // complete would hold a slot, and could close a circle. EDEADLOCK.
 extern _Thread_local bool dti_in_handler;
 
+// ---- reading for bindings (rows.c): dtask_b_read's "rows" ------------------------------
+dtask_err dti_read_rows(dtask_app *, dti_arena *, dtask_str query, dti_buf *out);
+
 // ---- errors as data ---------------------------------------------------------------------
 // The error map {type, message, traceback, language} of the model and the API.
 void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *language);

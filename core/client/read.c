@@ -344,10 +344,14 @@ static dtask_err read_workers(question *q, dti_arena *arena) {
     return DTASK_OK;
 }
 
+static dtask_err read_rows(question *q, dti_arena *arena) {
+    return dti_read_rows(q->app, arena, q->query, &q->out);
+}
+
 dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out) {
     static const struct { const char *what; dtask_err (*read)(question *, dti_arena *); } answers[] = {
         {"job", read_job}, {"task", read_task}, {"tree", read_tree}, {"jobs", read_jobs}, {"type", read_type}, {"types", read_types},
-        {"workers", read_workers},
+        {"workers", read_workers}, {"rows", read_rows},
     };
     dtask_err err = dti_app_check(app);
     if (err || (err = dti_mp_check(query, "The query"))) return err;
@@ -358,7 +362,7 @@ dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out) {
     if ((err = text_of(&q, "what", true, &what))) return err;
     while (i < sizeof answers / sizeof *answers && !dti_str_eq(what, dti_strz(answers[i].what))) i++;
     if (i == sizeof answers / sizeof *answers)
-        return dti_fail(DTASK_EARGS, "A query's what is job, task, tree, jobs, type, types or workers, not \"%.*s\".", (int)(what.n > 50 ? 50 : what.n), what.p);
+        return dti_fail(DTASK_EARGS, "A query's what is job, task, tree, jobs, type, types, workers or rows, not \"%.*s\".", (int)(what.n > 50 ? 50 : what.n), what.p);
     err = answers[i].read(&q, &arena);
     if (!err && q.out.failed) err = dti_fail(DTASK_ENOMEM, "No memory for the answer.");
     if (err) dti_buf_done(&q.out);

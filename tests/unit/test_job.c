@@ -347,6 +347,50 @@ Test(job, what_bindings_read) {
     dtask_job_free(job);
 }
 
+static dtask_str rows_of(dti_buf *b, const char *id, uint32_t n) {
+    *b = (dti_buf){0};
+    dti_mp_put_map(b, 3);
+    dti_mp_put_strz(b, "what");
+    dti_mp_put_strz(b, "rows");
+    dti_mp_put_strz(b, "id");
+    dti_mp_put_strz(b, id);
+    dti_mp_put_strz(b, "ords");
+    dti_mp_put_array(b, n);
+    for (uint32_t i = 0; i < n; i++) dti_mp_put_uint(b, i);
+    return dti_str(b->p, b->n);
+}
+
+Test(job, rows_for_a_follower) {
+    dtask_job_free(started("sum"));
+    dtask_str out;
+    dti_buf b;
+    int64_t n;
+    OK(dtask_b_read(app, rows_of(&b, "sum", 2), &out)); // task 1 is not there
+    cr_assert(zero(ptr, (void *)dti_mp_at(out, 1).p));
+    dtask_str row = dti_mp_at(out, 0), text;
+    cr_assert(dti_mp_int(dti_mp_at(row, 3), &n) && n == DTI_READY);
+    dtask_b_free(out);
+    dti_buf_done(&b);
+
+    dti_buf error = {0};
+    dti_error_put(&error, "ValueError", dti_strz("no"), "c");
+    run_one(DTI_END_FAIL, dti_str(error.p, error.n));
+    dti_buf_done(&error);
+    OK(dtask_b_read(app, rows_of(&b, "sum", 1), &out));
+    row = dti_mp_at(out, 0);
+    cr_assert(dti_mp_text(dti_mp_at(row, 2), &text) && dti_str_eq(text, dti_strz("add")));
+    cr_assert(dti_mp_int(dti_mp_at(row, 3), &n) && n == DTI_FAILED);
+    cr_assert(dti_mp_int(dti_mp_at(row, 4), &n) && n > 0, "began");
+    cr_assert(dti_mp_text(dti_mp_at(row, 8), &text) && dti_str_eq(text, dti_strz("ValueError")));
+    dtask_b_free(out);
+    dti_buf_done(&b);
+
+    ERR(ENOTFOUND, "nowhere", dtask_b_read(app, rows_of(&b, "nowhere", 1), &out));
+    dti_buf_done(&b);
+    ERR(EARGS, "ords", dtask_b_read(app, rows_of(&b, "sum", 1025), &out));
+    dti_buf_done(&b);
+}
+
 Test(job, declarations) {
     dtask_b_type type = {.name = "mul", .version = 1, .signature = "a:i -> i"};
     OK(dtask_b_declare(app, &type, 1));
