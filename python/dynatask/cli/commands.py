@@ -107,7 +107,8 @@ def worker(
     if grace is not None:
         options["grace"] = grace
     app = open_app(app_spec, url)
-    app.worker(**options).run()
+    worker = app.worker(**options)
+    worker.run()
 
 
 # ---- start ----------------------------------------------------------------------------
@@ -273,9 +274,9 @@ def config(as_json: bool, app_spec: str | None, url: str | None) -> None:
 
     options = read.config(open_app(app_spec, url))
     if as_json:
-        say_json({"options": options})
+        say_json({"options": [option._asdict() for option in options]})
     else:
-        say(view.config_table(options))
+        say(view.table(options[0]._fields, [[str(value) for value in option] for option in options]))
 
 
 @cli.command()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from dynatask import App, DynataskError
 
-from . import failures, read, view
+from . import failures, read, target, view
 
 LOW = 256 << 20  # bytes free on the disk, below which it warns
 WAL_HIGH = 256 << 20
@@ -35,7 +35,7 @@ def run(open_app: Callable[[], App], as_json: bool) -> int:
     unreachable = False
     try:
         app = open_app()
-        url, source = read.url(app)
+        url, source = target.address(app)
         checks.append(Check("url", "ok", f"{url} (from {source})"))
         if url.startswith("sqlite:"):
             checks += of_file(Path(url.removeprefix("sqlite:").partition("?")[0]))

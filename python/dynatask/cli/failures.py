@@ -21,7 +21,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, code: int, try_: str) -> None:
         super().__init__(message)
-        self.exit_code = code
+        self.code = code
         self.try_ = try_
 
 
@@ -54,10 +54,12 @@ def of_error(error: BaseException) -> Failure | None:
 def show(error: click.ClickException) -> int:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
-        try_ = f"{error.ctx.command_path} --help"
+        try_, code = f"{error.ctx.command_path} --help", USAGE
+    elif isinstance(error, Failure):
+        try_, code = error.try_, error.code
     else:
-        try_ = error.try_ if isinstance(error, Failure) else "dynatask --help"
+        try_, code = "dynatask --help", USAGE
     click.echo(f"dynatask: {error.format_message()}", err=True)
     click.echo(f"  try: {try_}", err=True)
     sys.stderr.flush()
-    return error.exit_code
+    return code

@@ -2,7 +2,7 @@
 
 Follows a live job at a bounded cost: what is kept of a task is its state and
 its line, and a look reads only tasks that are new or had not ended, at most
-`BUDGET` of them. So a line may be some looks behind while a job has more live
+`BUDGET` of each. So a line may be some looks behind while a job has more live
 tasks than that; the job's own counts are exact at every read, and `finish`
 reads the rest.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 STATES = ("blocked", "scheduled", "ready", "running", "parked", "closing", "succeeded", "failed", "cancelled", "skipped")
 ENDED = STATES.index("succeeded")  # from here on: terminal
 PAGE = 1024
-BUDGET = 8 * PAGE
+BUDGET = 4 * PAGE
 ERRORS = 5  # different ones that a line keeps
 
 
@@ -101,24 +101,27 @@ class Merged:
 
     def look(self, read: Reader, added: int) -> None:
         """Brings it nearer to the job, which has `added` tasks."""
-        budget = BUDGET
-        live = len(self._live)
-        while budget > 0 and live > 0:  # the oldest looks first
-            page = [self._live.popleft() for _ in range(min(PAGE, live))]
-            live -= len(page)
-            budget -= len(page)
-            self._take(page, read(page))
-        while budget > 0 and len(self._state_of) < added:
-            page = range(len(self._state_of), min(len(self._state_of) + PAGE, added))
-            budget -= len(page)
-            self._take(page, read(page))
+        self._again(read, BUDGET)
+        self._new(read, added, BUDGET)
 
     def finish(self, read: Reader, added: int) -> None:
         """All of it, as it is now."""
-        for _ in range(len(self._live) // BUDGET + 1):
-            self.look(read, added)
-        while len(self._state_of) < added:
-            self.look(read, added)
+        self._again(read, len(self._live))
+        self._new(read, added, added)
+
+    def _again(self, read: Reader, budget: int) -> None:
+        """Those that had not ended, the longest not looked at first."""
+        left = min(budget, len(self._live))
+        while left > 0:
+            page = [self._live.popleft() for _ in range(min(PAGE, left))]
+            left -= len(page)
+            self._take(page, read(page))
+
+    def _new(self, read: Reader, added: int, budget: int) -> None:
+        end = min(added, len(self._state_of) + budget)
+        while len(self._state_of) < end:
+            page = range(len(self._state_of), min(len(self._state_of) + PAGE, end))
+            self._take(page, read(page))
 
     def _take(self, ords: Sequence[int], rows: Sequence[Row]) -> None:
         found = {row.ord: row for row in rows}
@@ -128,6 +131,8 @@ class Merged:
                 self._add(ord, row)
             elif row is not None:
                 self._move(row)
+            else:  # history=counts: only good ends are not kept
+                self._count(ord, ENDED)
 
     def _add(self, ord: int, row: Row | None) -> None:
         line = self._line(row) if row is not None else None
@@ -139,11 +144,14 @@ class Merged:
         self._seen(line, row)
 
     def _move(self, row: Row) -> None:
-        line = self._lines[self._line_of[row.ord]]
-        line.counts[self._state_of[row.ord]] -= 1
-        line.counts[row.state] += 1
-        self._state_of[row.ord] = row.state
-        self._seen(line, row)
+        self._seen(self._count(row.ord, row.state), row)
+
+    def _count(self, ord: int, state: int) -> Line:
+        line = self._lines[self._line_of[ord]]
+        line.counts[self._state_of[ord]] -= 1
+        line.counts[state] += 1
+        self._state_of[ord] = state
+        return line
 
     def _seen(self, line: Line, row: Row) -> None:
         if row.lost:

@@ -1,3 +1,107 @@
 """What the commands read of an app, beyond the package's public names."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dynatask import App, Job, NotFound, TaskInfo, TaskType
+
+from .merged import Reader, Row
+
+
+class WorkerRow(NamedTuple):
+    name: str
+    since: int
+    dead: bool
+
+
+class TypeRow(NamedTuple):
+    name: str
+    language: str
+    served: bool
+    system: bool
+
+
+class Option(NamedTuple):
+    name: str
+    value: Any
+    source: str
+    default: str
+    help: str
+
+
+_rows = msgspec.msgpack.Decoder(list[Row])
+
+
+def type_of(app: App, name: str) -> TaskType[..., Any]:
+    """The app's own, else one that takes what its handler takes."""
+    found = app.types.get(name)
+    if found is not None:
+        return found
+    if not any(t.name == name for t in types(app)):
+        known = ", ".join(sorted(app.types)) or "none of its own"
+        raise NotFound(f"the app {app.name} has no task type '{name}', nor did a worker serve one; it has {known}")
+
+    @app.extern(name)
+    def elsewhere(*args: Any) -> Any: ...
+
+    return elsewhere
+
+
+def job(app: App, id: str) -> Job[Any]:
+    """NotFound: no such job."""
+    return type_of(app, app.read_job(id).type).job(id)
+
+
+def task(app: App, id: str) -> TaskInfo:
+    return app.read_task(id, 0, 1)
+
+
+def rows(app: App, id: str) -> Reader:
+    def read(ords: Sequence[int]) -> Sequence[Row]:
+        return _rows.decode(app.engine.read(msgspec.msgpack.encode({"what": "rows", "id": id, "ords": list(ords)})))
+
+    return read
+
+
+def types(app: App) -> list[TypeRow]:
+    found: list[dict[str, Any]] = app.read({"what": "types"})
+    return [
+        TypeRow(t["name"], t["options"].get("language", ""), t["served"], t["name"].startswith("dynatask.")) for t in found
+    ]
+
+
+def languages(app: App) -> Callable[[], dict[str, str]]:
+    """Of each type, as far as a worker has said; asks again while some are unknown."""
+    known: dict[str, str] = {}
+
+    def look() -> dict[str, str]:
+        if not known or not all(known.values()):
+            known.update({t.name: t.language for t in types(app)})
+        return known
+
+    return look
+
+
+def workers(app: App) -> list[WorkerRow]:
+    found: list[dict[str, Any]] = app.read({"what": "workers"})
+    return [WorkerRow(w["name"], w["since"], w["dead"]) for w in found]
+
+
+def config(app: App) -> list[Option]:
+    return [Option(*row) for row in msgspec.msgpack.decode(app.engine.config())]
+
+
+def app_of(f: TaskType[..., Any]) -> App:
+    return f._core.app
+
+
+def parameters(f: TaskType[..., Any]) -> dict[str, inspect.Parameter]:
+    """Of its handler, with evaluated annotations."""
+    return dict(inspect.signature(f._core.fn, eval_str=True).parameters)

@@ -14,36 +14,39 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from dynatask import App, TaskType
 
+from . import read
 from .failures import Failure, usage
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-def configured() -> str | None:
-    """DYNATASK_APP, else `app` of dynatask.toml, else of [tool.dynatask] in pyproject.toml."""
-    if spec := os.environ.get("DYNATASK_APP"):
-        return spec
+def configured(option: str) -> tuple[str, str] | None:
+    """Its value and where it stands: the environment, else dynatask.toml, else [tool.dynatask] in pyproject.toml."""
+    variable = f"DYNATASK_{option.upper()}"
+    if value := os.environ.get(variable):
+        return value, variable
     for file, path in ((Path("dynatask.toml"), ()), (Path("pyproject.toml"), ("tool", "dynatask"))):
-        if file.is_file():
-            table: Any = read_toml(file)
-            for key in path:
-                table = table.get(key, {})
-            spec = table.get("app")
-            if isinstance(spec, str):
-                return spec
-            if spec is not None:
-                raise usage(f"{file}: app is a text, like 'module:app'", "dynatask config")
+        if not file.is_file():
+            continue
+        table = toml(file)
+        for key in path:
+            table = table.get(key, {})
+        value = table.get(option)
+        if isinstance(value, str):
+            return value, str(file)
+        if value is not None:
+            raise usage(f"{file}: {option} is a text, in quotes", "dynatask config")
     return None
 
 
-def read_toml(file: Path) -> dict[str, Any]:
+def toml(file: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
 
@@ -51,14 +54,20 @@ def read_toml(file: Path) -> dict[str, Any]:
             return tomllib.loads(file.read_text())
         except tomllib.TOMLDecodeError as error:
             raise usage(f"{file} is not TOML: {error}", "dynatask config") from error
-    # 3.10 has no TOML reader: the one line that is wanted.
-    found = re.search(r'^\s*app\s*=\s*"([^"]*)"\s*$', file.read_text(), re.MULTILINE)
-    return {"app": found[1], "tool": {"dynatask": {"app": found[1]}}} if found else {}
+    # 3.10 has no TOML reader; the core has one of its own, and these are one-line texts.
+    found = dict(re.findall(r'^\s*(app|url)\s*=\s*"([^"]*)"', file.read_text(), re.MULTILINE))
+    return {**found, "tool": {"dynatask": found}}
+
+
+def address(app: App) -> tuple[str, str]:
+    """The engine's URL and where it stands, without opening anything."""
+    return configured("url") or ((app.url, "code") if app.url else ("sqlite:jobs.db", "default"))
 
 
 def load_app(spec: str | None) -> App:
-    spec = spec or configured()
-    if spec is None:
+    if spec is None and (found := configured("app")):
+        spec = found[0]
+    if not spec:
         raise usage("no app is named: give APP, set DYNATASK_APP, or write app = \"module:app\" into dynatask.toml")
     if spec.endswith(".py"):
         return app_of(load_file(Path(spec)), None)
@@ -122,22 +131,22 @@ def load_type(spec: str, app_spec: str | None) -> tuple[App, TaskType[..., Any]]
     if "::" in spec:
         app_spec, _, name = spec.partition("::")
         app = load_app(app_spec)
-    elif ":" in spec:
+        return app, read.type_of(app, name)
+    if ":" in spec:
         module_name, _, attribute = spec.partition(":")
-        found = getattr(load_module(module_name), attribute, None)
+        found: object = getattr(load_module(module_name), attribute, None)
         if not isinstance(found, TaskType):
             raise usage(f"{module_name} has no task type '{attribute}'")
-        return app_of_type(found), found
-    else:
-        app, name = load_app(app_spec), spec
-    return app, type_of(app, name)
+        function = cast("TaskType[..., Any]", found)
+        return read.app_of(function), function
+    app = load_app(app_spec)
+    return app, read.type_of(app, spec)
 
 
 def bound(f: TaskType[..., Any], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
     """Words to arguments: `name=value` where F has such a parameter, else by place. A parameter that takes text
     gets the word as it is; others get its JSON value, and the word itself where it is no JSON."""
-    signature = inspect.signature(python_function(f), eval_str=True)
-    parameters: Mapping[str, inspect.Parameter] = signature.parameters
+    parameters = read.parameters(f)
     by_place = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p for p in parameters.values() if p.kind == p.VAR_POSITIONAL), None)
     args: list[Any] = []

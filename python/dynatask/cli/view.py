@@ -289,9 +289,3 @@ def job_table(infos: Sequence[JobInfo]) -> Text:
     ]
     return table(("job", "type", "state", "done", "started", "took", "failed"), rows)
 
-
-def config_table(options: Sequence[Mapping[str, Any]]) -> Text:
-    return table(
-        ("option", "value", "from", "default", "meaning"),
-        [[str(option[name]) for name in ("name", "value", "source", "default", "help")] for option in options],
-    )
