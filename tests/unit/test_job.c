@@ -1,5 +1,6 @@
-// Jobs from outside, on the memory engine. What a worker would do is done
-// here by turns of our own, so that each step is ours.
+// Jobs from outside, on the memory engine, or with JOB_ENGINE=sqlite on a file.
+// What a worker would do is done here by turns of our own, so that each step
+// is ours.
 #include "client/client.h"
 
 #include <criterion/criterion.h>
@@ -24,8 +25,16 @@ static bool says(const char *part) {
         cr_assert(says(part), "%s", dtask_err_detail());    \
     } while (0)
 
+static char folder[] = "/tmp/dynatask-job-XXXXXX", url[64] = "memory:";
+static bool on_file;
+
 static void begin(void) {
-    OK(dtask_open("test", "memory:", NULL, &app));
+    on_file = getenv("JOB_ENGINE") && !strcmp(getenv("JOB_ENGINE"), "sqlite");
+    if (on_file) {
+        cr_assert(mkdtemp(folder) != NULL);
+        snprintf(url, sizeof url, "sqlite:%s/jobs.db", folder);
+    }
+    OK(dtask_open("test", url, NULL, &app));
     OK(dtask_b_declare(app, &(dtask_b_type){.name = "add", .version = 1, .signature = "a:i b:i -> i; retries=0"}, 1));
     dti_arena arena = {0};
     dti_hello_type type = {.name = dti_strz("add"), .signature = dti_strz("a:i b:i -> i"), .version = 1, .crashes = 3};
@@ -38,6 +47,9 @@ static void begin(void) {
 
 static void end(void) {
     dtask_close(app);
+    char remove[80];
+    snprintf(remove, sizeof remove, "rm -r %s", folder);
+    if (on_file) cr_assert_eq(system(remove), 0);
 }
 
 TestSuite(job, .init = begin, .fini = end);
