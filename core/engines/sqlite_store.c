@@ -247,6 +247,14 @@ void dti_sqlite_forget(dti_sqlite_store *s) {
     dti_rows_drop(&s->rows);
 }
 
+// SQLite counts, for this connection, its commits, and how often another's
+// made it drop its pages. What it still trusts, the rows may trust too.
+static unsigned data_version(dti_sqlite_store *s) {
+    unsigned version = 0;
+    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_DATA_VERSION, &version);
+    return version;
+}
+
 void dti_sqlite_begin(dti_sqlite_store *s, bool write) {
     if (!s->begin) {
         s->begin = prepare(s, "BEGIN IMMEDIATE");
@@ -260,10 +268,7 @@ void dti_sqlite_begin(dti_sqlite_store *s, bool write) {
         bind_key(stmt, DTI_T_META, (dti_key){0});
         run(s, stmt);
     }
-    // SQLite counts, for this connection, how often another's commit made it
-    // drop its pages. What it still trusts, the rows may trust too.
-    unsigned version = 0;
-    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_DATA_VERSION, &version);
+    unsigned version = data_version(s);
     if (version != s->version || s->failed) dti_sqlite_forget(s);
     s->version = version;
     s->failed = false;
@@ -280,6 +285,7 @@ void dti_sqlite_undo(dti_sqlite_store *s) {
 void dti_sqlite_commit(dti_sqlite_store *s) {
     flush(s);
     run(s, s->commit);
+    s->version = data_version(s);
     if (s->rows.slab.used > CACHE_MAX) dti_sqlite_forget(s);
 }
 
