@@ -111,13 +111,14 @@ static void put_job(question *q, const dti_jobview *j) {
 }
 
 static void put_type(dti_buf *b, const dti_typeview *t) {
-    dti_mp_put_map(b, 6);
+    dti_mp_put_map(b, 7);
     put_text(b, "name", t->name);
     put_int(b, "version", t->row.type_version);
     put_text(b, "signature", t->signature);
     put_map(b, "options", t->options);
     dti_mp_put_strz(b, "served");
     dti_mp_put_bool(b, t->row.served);
+    put_int(b, "workers", t->row.workers);
     dti_mp_put_strz(b, "paused");
     dti_mp_put_bool(b, t->row.paused);
 }

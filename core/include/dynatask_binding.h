@@ -78,7 +78,7 @@ DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
  *   job    id          {id, type, state, paused, tags {}, counts {added, claimed, blocked, .. skipped},
  *                      error, progress, started, ended, root (task)}
  *   jobs   state type since limit   {jobs [newest first], cut (true: 10,000 were looked at)}
- *   type   name version     {name, version, signature, options {}, served, paused};   types   [type, ..]
+ *   type   name version     {name, version, signature, options {}, served, workers, paused};   types   [type, ..]
  *   workers            [{name, since, expires, dead}, ..]
  *   rows   id ords      [[ord, parent, type, state (number), started, ended, tries, lost, error's name], ..]: of these
  *                      tasks of the job (at most 1,024) the few fields that a follower needs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,14 +116,25 @@ def file_system(folder: Path) -> str:
 def of_store(app: App) -> Iterator[Check]:
     workers, types = read.workers(app), read.types(app)  # opens it: schema, file system, bells
     yield Check("engine", "ok", "opened; its schema is this version's")
-    live = [w for w in workers if not w.dead]
+    live = [worker.name for worker in workers if not worker.dead and lives(worker.name)]
     if live:
-        yield Check("workers", "ok", f"{len(live)} alive: " + ", ".join(w.name for w in live))
+        yield Check("workers", "ok", f"{len(live)} alive: {some(live)}")
     else:
         yield Check("workers", "warn", "none is alive: tasks wait", "dynatask worker APP")
-    unserved = [t for t in types if not t.served]
-    if unserved:
-        names = ", ".join(t.name for t in unserved[:10]) + (" .." if len(unserved) > 10 else "")
-        yield Check("types", "warn", f"known, but never served by a worker: {names}", "dynatask worker APP --plugin X.so")
+    own = [t for t in types if not t.system]
+    unserved = [t.name for t in own if not t.workers]
+    if unserved and live:
+        text = f"served by no worker now: {some(unserved)}"
+        yield Check("types", "warn", text, "dynatask worker APP, or with --plugin X.so")
     else:
-        yield Check("types", "ok", f"{len(types)} known, each was served")
+        yield Check("types", "ok", f"{len(own)} known: {some([t.name for t in own])}" if own else "none known yet")
+
+
+def lives(worker: str) -> bool:
+    """Whether a worker named host:pid:nonce may be alive; of another host that cannot be told."""
+    host, _, rest = worker.partition(":")
+    return host != socket.gethostname() or Path("/proc", rest.partition(":")[0]).exists()
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -24,7 +24,7 @@ class WorkerRow(NamedTuple):
 class TypeRow(NamedTuple):
     name: str
     language: str
-    served: bool
+    workers: int
     system: bool
 
 
@@ -73,7 +73,7 @@ def rows(app: App, id: str) -> Reader:
 def types(app: App) -> list[TypeRow]:
     found: list[dict[str, Any]] = app.read({"what": "types"})
     return [
-        TypeRow(t["name"], t["options"].get("language", ""), t["served"], t["name"].startswith("dynatask.")) for t in found
+        TypeRow(t["name"], t["options"].get("language", ""), t["workers"], t["name"].startswith("dynatask.")) for t in found
     ]
 
 
