@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ._types import TypeCore
 
 _BATCH = 256
+_IDLE, _BUSY, _MOVES = range(3)
+_ROUNDS_MIN, _ROUNDS_MAX = 3, 8  # rounds of the loop that a frame of several tasks is given to come to rest
 
 
 class _Waiter:
@@ -47,7 +49,7 @@ class _Waiter:
 class LoopFrame(Frame):
     """A coroutine handler on its loop."""
 
-    __slots__ = ("due", "ending", "loop", "main", "parked", "tasks", "waiters")
+    __slots__ = ("due", "ending", "loop", "main", "parked", "rounds", "tasks", "waiters")
 
     def __init__(self, type: TypeCore, address: int, thread: int, loop: Loop) -> None:
         super().__init__(type, address, thread)
@@ -57,6 +59,7 @@ class LoopFrame(Frame):
         self.waiters: list[_Waiter] = []
         self.parked = False
         self.due = False  # _settle is scheduled
+        self.rounds = 0
         self.ending = False  # it was told to end
 
     async def park_async(self, wait: Wait) -> None:
@@ -82,11 +85,18 @@ class LoopFrame(Frame):
         self.due = False
         if not self.alive or self.parked or not self.waiters:
             return
+        state = self._state()
+        # What ended takes some rounds of the loop to be known to whoever gathered it.
+        if len(self.tasks) > 1 and self.rounds < (_ROUNDS_MAX if state == _MOVES else _ROUNDS_MIN):
+            self.rounds += 1
+            self.later()
+            return
+        self.rounds = 0
         for wait in self._waits():
             if _core.arm(self.task, *wait):
                 self.wake(True)
                 return
-        self.parked = self._quiet()
+        self.parked = state == _IDLE
         self.loop.note(self.address, PARK if self.parked else STAY, b"")
 
     def _waits(self) -> list[tuple[list[ChildPtr], int, int]]:
@@ -118,19 +128,27 @@ class LoopFrame(Frame):
         if self.waiters:
             self.later()
 
-    def _quiet(self) -> bool:
-        """Whether none of its tasks can go on before a child is complete."""
+    def _state(self) -> int:
+        """Whether one of its tasks goes on by itself: at once, later, or none before a child is complete."""
         ours = {id(w.future) for w in self.waiters}
 
-        def idle(future: object, depth: int = 0) -> bool:
+        def of(future: Any, depth: int) -> int:
+            if future is None or future.done():
+                return _MOVES
             if id(future) in ours:
-                return True
+                return _IDLE
             if isinstance(future, asyncio.Task):
-                return future in self.tasks
-            parts: object = getattr(future, "_children", None)  # of gather
-            return bool(parts) and depth < 32 and all(idle(p, depth + 1) for p in cast("list[object]", parts))
+                return _IDLE if future in self.tasks else _BUSY
+            parts: list[Any] | None = getattr(future, "_children", None)  # of gather
+            if not parts or depth == 32:
+                return _BUSY
+            return max((of(p, depth + 1) for p in parts if not p.done()), default=_MOVES)
 
-        return all(idle(getattr(task, "_fut_waiter", None)) or _joins(task) for task in self.tasks)
+        states: list[int] = []
+        for task in self.tasks:
+            state = _MOVES if task.done() else of(getattr(task, "_fut_waiter", None), 0)
+            states.append(_IDLE if state == _BUSY and _joins(task) else state)
+        return _MOVES if _MOVES in states else max(states, default=_IDLE)
 
 
 def _joins(task: asyncio.Task[Any]) -> bool:

@@ -387,7 +387,10 @@ class Shape:
             raise BadArguments(f"{self.name}(): {self._place(error)}") from None
 
     def _decode_rest(self, data: Any) -> tuple[Any, ...]:
-        raws: list[msgspec.Raw] = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+        try:
+            raws: list[msgspec.Raw] = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+        except _DECODE_ERRORS as error:
+            raise BadArguments(f"{self.name}(): {error}") from None
         if len(raws) < self._required:
             raise BadArguments(self._count_error(len(raws)))
         values: list[Any] = []
