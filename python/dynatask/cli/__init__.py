@@ -1,7 +1,7 @@
 """The command line: `dynatask`.
 
-Each command imports what it needs when it runs, so that `dynatask --help` and
-the shell's completion cost no more than click.
+Each command imports what it needs when it runs: rich only where something is
+drawn, the user's code only where it is called.
 """
 
 from __future__ import annotations

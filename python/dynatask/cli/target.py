@@ -1,6 +1,6 @@
 """What the words on a command line mean: APP, F, and the arguments of F.
 
-APP is `module:app`, a Python file, or the bare name of an app, which is
+APP is `module:app`, a Python file or `FILE.py:app`, or the bare name of an app, which is
 enough for readers and for workers that only load plugins. Not given: option
 `app` of the configuration. F is `APP::type`, `module:function`, or the name
 of a task type of the configured app.
@@ -69,11 +69,11 @@ def load_app(spec: str | None) -> App:
         spec = found[0]
     if not spec:
         raise usage("no app is named: give APP, set DYNATASK_APP, or write app = \"module:app\" into dynatask.toml")
+    place, colon, name = spec.rpartition(":")
     if spec.endswith(".py"):
         return app_of(load_file(Path(spec)), None)
-    if ":" in spec:
-        module, _, name = spec.partition(":")
-        return app_of(load_module(module), name)
+    if colon:
+        return app_of(load_file(Path(place)) if place.endswith(".py") else load_module(place), name)
     if not NAME.fullmatch(spec):
         raise usage(f"'{spec}' is no APP: it is module:app, a file that ends in .py, or an app's name")
     return App(spec)
