@@ -113,31 +113,39 @@ bool dti_mp_next(dti_mp *m, dti_mpval *out) {
     return false;
 }
 
-// Every byte sequence of RFC 3629 and no other: no overlong forms, no
-// surrogates, nothing above U+10FFFF.
+// What RFC 3629 allows and no more: no overlong forms, no surrogates, nothing
+// above U+10FFFF.
+size_t dti_utf8_sign(const char *from, const char *to) {
+    const unsigned char *p = (const unsigned char *)from, *end = (const unsigned char *)to;
+    size_t more, least = 0x80, most = 0xbf;
+    unsigned c = *p;
+    if (c < 0x80) return 1;
+    if (c >= 0xc2 && c <= 0xdf) more = 1;
+    else if (c >= 0xe0 && c <= 0xef) {
+        more = 2;
+        if (c == 0xe0) least = 0xa0;
+        if (c == 0xed) most = 0x9f;
+    } else if (c >= 0xf0 && c <= 0xf4) {
+        more = 3;
+        if (c == 0xf0) least = 0x90;
+        if (c == 0xf4) most = 0x8f;
+    } else return 0;
+    if ((size_t)(end - p) <= more) return 0;
+    for (size_t i = 1; i <= more; i++, least = 0x80, most = 0xbf)
+        if (p[i] < least || p[i] > most) return 0;
+    return more + 1;
+}
+
 static bool utf8(dtask_str s) {
-    const unsigned char *p = (const unsigned char *)s.p, *end = p + s.n;
-    while (p < end) {
+    for (const char *p = s.p, *end = p + s.n; p < end;) {
         uint64_t eight;
         if (end - p >= 8 && (memcpy(&eight, p, 8), !(eight & 0x8080808080808080u))) {
             p += 8;
             continue;
         }
-        unsigned c = *p++, more, least = 0x80, most = 0xbf;
-        if (c < 0x80) continue;
-        if (c >= 0xc2 && c <= 0xdf) more = 1;
-        else if (c >= 0xe0 && c <= 0xef) {
-            more = 2;
-            if (c == 0xe0) least = 0xa0;
-            if (c == 0xed) most = 0x9f;
-        } else if (c >= 0xf0 && c <= 0xf4) {
-            more = 3;
-            if (c == 0xf0) least = 0x90;
-            if (c == 0xf4) most = 0x8f;
-        } else return false;
-        for (; more; more--, least = 0x80, most = 0xbf)
-            if (p == end || *p < least || *p > most) return false;
-            else p++;
+        size_t n = dti_utf8_sign(p, end);
+        if (!n) return false;
+        p += n;
     }
     return true;
 }

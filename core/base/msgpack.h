@@ -36,6 +36,8 @@ bool dti_mp_skip(dti_mp *, dtask_str *out);
 // 0 if `s` is exactly one well-formed value, nested at most DTI_MP_DEPTH_MAX
 // deep, its text valid UTF-8; else EARGS, the detail naming `what`.
 dtask_err dti_mp_check(dtask_str s, const char *what);
+// The length of the UTF-8 sign at p < end; 0: it is none.
+size_t dti_utf8_sign(const char *p, const char *end);
 // The value of text key `key` in the map `map`; {NULL, 0}: absent, or no map.
 dtask_str dti_mp_get(dtask_str map, const char *key);
 // Array `array`'s element i; {NULL, 0}: absent, or no array.

@@ -112,11 +112,14 @@ void dtask_log(dtask_app *app, dtask_log_fn *fn, void *arg) {
 
 static void put_json(dti_buf *b, const char *text) {
     dti_buf_add(b, "\"", 1);
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+    for (const char *c = text, *end = c + strlen(c); c < end;) {
         char code[8];
-        if (*c == '"' || *c == '\\') dti_buf_add(b, (char[]){'\\', (char)*c}, 2);
-        else if (*c < 0x20) dti_buf_add(b, code, (size_t)snprintf(code, sizeof code, "\\u%04x", *c));
-        else dti_buf_add(b, c, 1);
+        size_t n = dti_utf8_sign(c, end);
+        if (!n) dti_buf_add(b, "\xef\xbf\xbd", 3); // the sign for what is none
+        else if (*c == '"' || *c == '\\') dti_buf_add(b, (char[]){'\\', *c}, 2);
+        else if ((unsigned char)*c < 0x20) dti_buf_add(b, code, (size_t)snprintf(code, sizeof code, "\\u%04x", *c));
+        else dti_buf_add(b, c, n);
+        c += n ? n : 1;
     }
     dti_buf_add(b, "\"", 1);
 }

@@ -427,3 +427,21 @@ Test(job, opening_refuses_what_is_malformed) {
     ERR(EARGS, "nosuch", dtask_open("x", "memory:?nosuch=1", NULL, &other));
     cr_assert(other == (void *)1);
 }
+
+static char line[1024];
+static void keep_line(int level, const char *json, void *arg) {
+    cr_assert(level == 4 && arg == line);
+    snprintf(line, sizeof line, "%s", json);
+}
+
+Test(job, log_lines_are_json) {
+    dtask_log(app, keep_line, line);
+    dti_app_log(app, 4, (const char *const[]){"dynatask_job", "j", NULL}, "a \"quote\", a\nline, \xc3\xa9 and \xff: %d", 7);
+    cr_assert(strstr(line, "\"level\":\"warning\",\"app\":\"test\",\"message\":\"a \\\"quote\\\", a\\u000aline, \xc3\xa9 and \xef\xbf\xbd: 7\",\"dynatask_job\":\"j\"}") != NULL, "%s", line);
+    line[0] = 0;
+    dti_app_log(app, 7, NULL, "below the level");
+    cr_assert(line[0] == 0);
+    dtask_log(app, NULL, NULL);
+    dti_app_log(app, 4, NULL, "nobody listens");
+    cr_assert(line[0] == 0);
+}
