@@ -27,6 +27,11 @@ static dtask_err set(const char *name, const char *value, bool is_start, dti_cal
         if (!is_start) return dti_fail(DTASK_EARGS, "The option id is of a job: a child takes the option key.");
         if (!*value) return unfit(name, value, "1 to 200 bytes");
         o->id = dti_strz(value);
+        for (const char *p = value, *end = p + o->id.n; p < end;) {
+            size_t n = dti_utf8_sign(p, end);
+            if (!n) return dti_fail(DTASK_EARGS, "The option id is no UTF-8 text.");
+            p += n;
+        }
         return DTASK_OK;
     }
     if (!strcmp(name, "key")) {

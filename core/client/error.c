@@ -55,15 +55,19 @@ dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask
     if (state == DTI_SKIPPED) type = "TaskSkipped";
     // The model keeps a cancelled handler's error too; a bad success blames a descendant.
     dtask_str error = mail->bad || mail->state != DTI_SUCCEEDED ? mail->data : (dtask_str){0};
-    char id[256];
-    snprintf(id, sizeof id, "%.*s/%u", (int)(job_id.n > 230 ? 230 : job_id.n), job_id.p, mail->bad ? mail->blame : mail->ord);
+    char ord[16];
+    dti_buf id = {0}; // not on the stack, which may be a fiber's: an id has up to 4,000 bytes
+    dti_buf_add(&id, job_id.p, job_id.n);
+    dti_buf_add(&id, ord, (size_t)snprintf(ord, sizeof ord, "/%u", mail->bad ? mail->blame : mail->ord));
     dti_mp_put_map(b, 7);
     copy_text(b, error, "type", type);
     copy_text(b, error, "message", message);
     copy_text(b, error, "traceback", "");
     copy_text(b, error, "language", "");
     dti_mp_put_strz(b, "task_id");
-    dti_mp_put_strz(b, id);
+    dti_mp_put_str(b, dti_str(id.p, id.n));
+    b->failed |= id.failed;
+    dti_buf_done(&id);
     dti_mp_put_strz(b, "attempts");
     dti_mp_put_uint(b, mail->attempts);
     dti_mp_put_strz(b, "reason");

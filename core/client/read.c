@@ -39,6 +39,12 @@ static void put_map(dti_buf *b, const char *name, dtask_str v) {
     else dti_mp_put_map(b, 0);
 }
 
+static void put_id(dti_buf *b, const char *name, dtask_str job, uint32_t ord) {
+    char id[4200]; // the longest that the model makes, and a number
+    int n = snprintf(id, sizeof id, "%.*s/%u", (int)job.n, job.p, ord);
+    put_text(b, name, dti_str(id, n < (int)sizeof id ? (size_t)n : sizeof id - 1));
+}
+
 // The error that a waiter would get; of a task that goes on, its last one.
 static void put_error(dti_buf *b, const dti_taskview *t) {
     dtask_str result;
@@ -54,17 +60,13 @@ static void put_task(question *q, const dti_taskview *t, uint32_t more) {
     dti_buf *b = &q->out;
     const dti_typeinfo *type = NULL;
     const dti_taskrow *r = &t->row;
-    char id[256], parent[256];
-    snprintf(id, sizeof id, "%.*s/%u", (int)t->id.n, t->id.p, t->ord);
-    snprintf(parent, sizeof parent, "%.*s/%u", (int)t->id.n, t->id.p, r->parent);
     if (dti_type_by_no(q->app, r->type, &type)) type = NULL; // shown without its names, then
     dti_mp_put_map(b, 23 + more);
-    put_text(b, "id", dti_strz(id));
+    put_id(b, "id", t->id, t->ord);
     put_text(b, "job", t->id);
     put_int(b, "ord", t->ord);
-    dti_mp_put_strz(b, "parent");
-    if (t->ord) dti_mp_put_strz(b, parent);
-    else dti_mp_put_nil(b);
+    if (t->ord) put_id(b, "parent", t->id, r->parent);
+    else put_value(b, "parent", (dtask_str){0});
     put_text(b, "type", t->type);
     put_int(b, "version", type ? type->version : 0);
     put_text(b, "state", dti_strz(dti_state_names[r->state]));
