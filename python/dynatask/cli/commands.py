@@ -107,7 +107,11 @@ def worker(
     if grace is not None:
         options["grace"] = grace
     app = open_app(app_spec, url)
+    if not app.types and not plugins:
+        raise usage(f"the app {app.name} has no handlers here: name its module or file, or a --plugin", "dynatask worker --help")
     worker = app.worker(**options)
+    served = [name for name in wanted or each or app.types] + [os.path.basename(plugin) for plugin in plugins]
+    click.echo(f"dynatask worker {os.getpid()} of app {app.name}: {', '.join(served)}; SIGTERM drains", err=True)
     worker.run()
 
 
@@ -120,7 +124,7 @@ def worker(
 def run(f: str, words: Sequence[str], plugins: Sequence[str], app_spec: str | None, url: str | None) -> int:
     """Start F, run its tasks here, and print the result as JSON.
 
-    F is FILE.py::function, module:function, or a task type of the configured app. ARGS go by place, or as name=value.
+    F is FILE.py:function, module:function, APP::type, or a task type of the configured app. ARGS go by place, or as name=value.
     """
     from . import target, view
 

@@ -2,8 +2,8 @@
 
 APP is `module:app`, a Python file or `FILE.py:app`, or the bare name of an app, which is
 enough for readers and for workers that only load plugins. Not given: option
-`app` of the configuration. F is `APP::type`, `module:function`, or the name
-of a task type of the configured app.
+`app` of the configuration. F is `FILE.py:function`, `module:function`,
+`APP::type`, or the name of a task type of the configured app.
 """
 
 from __future__ import annotations
@@ -133,10 +133,11 @@ def load_type(spec: str, app_spec: str | None) -> tuple[App, TaskType[..., Any]]
         app = load_app(app_spec)
         return app, read.type_of(app, name)
     if ":" in spec:
-        module_name, _, attribute = spec.partition(":")
-        found: object = getattr(load_module(module_name), attribute, None)
+        place, _, attribute = spec.rpartition(":")
+        module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
+        found: object = getattr(module, attribute, None)
         if not isinstance(found, TaskType):
-            raise usage(f"{module_name} has no task type '{attribute}'")
+            raise usage(f"{place} has no task type '{attribute}'")
         function = cast("TaskType[..., Any]", found)
         return read.app_of(function), function
     app = load_app(app_spec)
