@@ -219,6 +219,22 @@ def test_worker_serves_c_plugins_without_code(sh: Shell, worker) -> None:
     assert process.wait() == 0
 
 
+def test_worker_reloads_changed_code(sh: Shell, worker) -> None:
+    process = worker("--reload")
+    sh("start", "greet", "ann", "loud=true", "--id", "before")
+    sh("watch", "before")
+    (sh.folder / "shop.py").write_text(PROGRAM.replace("name.upper()", "name.title()"))
+    for i in range(100):  # until the new code answers; it is looked at once a second
+        sh("start", "greet", "ann", "loud=true", "--id", f"after-{i}")
+        sh("watch", f"after-{i}")
+        if sh.json("show", f"after-{i}/0")["task"]["result"] == "Ann":
+            break
+    else:
+        raise AssertionError("the old code still answers")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
 # ---- check ---------------------------------------------------------------------------------
 def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
     (sh.folder / "dynatask.toml").write_text('slots = 3\nlease = "20s"\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,6 +71,7 @@ def cli() -> None:
 @click.option("--processes", type=click.IntRange(1), help="Processes for Python handlers.")
 @click.option("--types", help="Serve only these, like a,b.")
 @click.option("--grace", metavar="S", help="Time to finish after SIGTERM, like 30s.")
+@click.option("--reload", is_flag=True, help="Begin anew when code changes; for development.")
 @click.option("--url", help="The engine, like sqlite:jobs.db; else as configured.")
 def worker(
     app_spec: str | None,
@@ -78,8 +80,9 @@ def worker(
     processes: int | None,
     types: str | None,
     grace: str | None,
+    reload: bool,
     url: str | None,
-) -> None:
+) -> int:
     """Run the tasks of APP until SIGTERM.
 
     SIGTERM or Ctrl-C drains: no new tasks, running ones get the grace time, the rest is given back. A second one stops
@@ -106,6 +109,10 @@ def worker(
         options["processes"] = processes
     if grace is not None:
         options["grace"] = grace
+    if reload:
+        from . import reload as reloading
+
+        return reloading.run([word for word in sys.argv[2:] if word != "--reload"], plugins)
     app = open_app(app_spec, url)
     if not app.types and not plugins:
         raise usage(f"the app {app.name} has no handlers here: name its module or file, or a --plugin", "dynatask worker --help")
@@ -113,6 +120,7 @@ def worker(
     served = [name for name in wanted or each or app.types] + [os.path.basename(plugin) for plugin in plugins]
     click.echo(f"dynatask worker {os.getpid()} of app {app.name}: {', '.join(served)}; SIGTERM drains", err=True)
     worker.run()
+    return failures.OK
 
 
 # ---- start ----------------------------------------------------------------------------
@@ -185,23 +193,23 @@ def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, 
 @click.argument("id")
 @reads
 def show(id: str, as_json: bool, app_spec: str | None, url: str | None) -> None:
-    """Show a job, or a task by its id JOB/N: state, times, arguments, error."""
+    """Show a job, or a task by its id JOB/N: state, times, arguments, result or error."""
     from . import read, view
 
     app = open_app(app_spec, url)
     if "/" in id:
         task = read.task(app, id)
         if as_json:
-            say_json({"task": view.task_json(task)})
+            say_json({"task": {**view.task_json(task), "result": read.result(app, id)}})
         else:
-            say(*view.fields(view.task_fields(task)), *(view.failure_lines(task.error) if task.error else ()))
+            say(*view.fields([*view.task_fields(task), ("result", view.short(read.result(app, id), 1000))]), *(view.failure_lines(task.error) if task.error else ()))
         return
     job = read.job(app, id)
     info = job.info()
     if as_json:
-        say_json({"job": view.job_json(info)})
+        say_json({"job": {**view.job_json(info), "result": read.result(app, f"{id}/0")}})
     else:
-        say(*view.fields(view.job_fields(info)), *(view.failure_lines(info.error) if info.error else ()))
+        say(*view.fields([*view.job_fields(info), ("result", view.short(read.result(app, f"{id}/0"), 1000))]), *(view.failure_lines(info.error) if info.error else ()))
 
 
 @cli.command()

@@ -63,6 +63,11 @@ def task(app: App, id: str) -> TaskInfo:
     return app.read_task(id, 0, 1)
 
 
+def result(app: App, id: str) -> Any:
+    """Of a task, as it is stored; None: none, not yet, or not kept."""
+    return app.read({"what": "task", "id": id})["result"]
+
+
 def rows(app: App, id: str) -> Reader:
     def read(ords: Sequence[int]) -> Sequence[Row]:
         return _rows.decode(app.engine.read(msgspec.msgpack.encode({"what": "rows", "id": id, "ords": list(ords)})))

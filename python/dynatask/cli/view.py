@@ -78,6 +78,9 @@ def states(counts: Mapping[str, int]) -> Text:
 
 
 def short(value: Any, width: int) -> str:
+    """As Python writes it, cut; nothing for None."""
+    if value is None:
+        return ""
     text = repr(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
@@ -139,7 +142,7 @@ def task_lines(task: TaskInfo, guide: str = "", last: bool = True) -> Iterator[T
     text = Text.assemble(
         guide, "└─ " if last else "├─ ", task.type, " ", (task.id, "bold"), f"  {language} ",
         (task.state, STYLES.get(task.state, "")), " ", (clock(task), "dim"), " ",
-        (", ".join(f"{name}={short(value, 32)}" for name, value in task.arguments.items()), "dim"),
+        (", ".join(f"{name}={short(value, 32) or None}" for name, value in task.arguments.items()), "dim"),
     )  # fmt: skip
     if task.error is not None:
         text.append(f" {task.error.type}: {task.error.message[:80]}", "red")
@@ -193,7 +196,7 @@ def task_fields(task: TaskInfo) -> list[tuple[str, Any]]:
         ("started", when(task.started_at)),
         ("ended", when(task.ended_at)),
         ("took" if task.ended_at else "for", clock(task)),
-        ("arguments", "\n           ".join(f"{name} = {short(value, 200)}" for name, value in task.arguments.items())),
+        ("arguments", "\n           ".join(f"{name} = {short(value, 200) or None}" for name, value in task.arguments.items())),
     ]
 
 
