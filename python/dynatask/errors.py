@@ -235,13 +235,13 @@ def failure(code: str, data: Mapping[str, Any]) -> TaskFailed:
         "attempts": int(data.get("attempts") or 0),
     }
     message = str(data.get("message") or "")
+    if known["type"] == "ChildrenFailed":
+        errors = [failure("EFAILED", e) for e in data.get("errors") or ()]
+        return ChildrenFailed(message, failed=int(data.get("failed") or 0), errors=errors, **known)
     if code == "ECANCELLED":
         return TaskCancelled(message, **known)
     if code == "ESKIPPED":
         return TaskSkipped(message, reason=str(data.get("reason") or ""), **known)
-    if known["type"] == "ChildrenFailed":
-        errors = [failure("EFAILED", e) for e in data.get("errors") or ()]
-        return ChildrenFailed(message, failed=int(data.get("failed") or 0), errors=errors, **known)
     return TaskFailed(message, **known)
 
 

@@ -398,20 +398,18 @@ class Batch(Handle["list[R]"], Sequence["Task[R]"]):
     def _portable(self) -> object:
         return list(self)
 
-    def _steps(self, timeout: float | None, look: bool) -> Steps[list[End] | bytes]:
+    def _steps(self, timeout: float | None, look: bool) -> Steps[list[End] | End]:
         self._alive()
         children = [child for child, _ in self._parts]
         done = yield from until(all_done(children), children, 0, deadline_of(timeout))
         if not done:
             raise WaitTimeout(f"{self!r} is not complete after {timeout} s")
-        return self._ends() if look else []
+        if not look:
+            return []
+        return _core.child_end(self._parts[0][0], True) if len(self._parts) == 1 else self._ends()
 
-    def _ends(self) -> list[End] | bytes:
-        """One array of all results, or each child's end."""
-        if len(self._parts) == 1:
-            code, data = _core.child_end(self._parts[0][0], True)
-            if not code:
-                return data
+    def _ends(self) -> list[End]:
+        """Each child's end; failures count as looked at."""
         ends: list[End] = []
         for child, n in self._parts:
             for i in range(n):
@@ -435,18 +433,19 @@ class Batch(Handle["list[R]"], Sequence["Task[R]"]):
         return [await t._await(_left(deadline), look) for t in self._tasks or ()]
 
     def _take(self, end: Any) -> list[R]:
-        if isinstance(end, bytes):
-            return self._list_decoder.decode(end)
         failed = self._failure(end)
         if failed is not None:
             raise failed
+        if isinstance(end, tuple):
+            return self._list_decoder.decode(cast(End, end)[1])
         decoders = [t._decoder for t in self._tasks] if self._tasks is not None else [self._decoder] * self._size
         results = [d.decode(data) if data else None for d, (_, data) in zip(decoders, end)]
         return cast("list[R]", results)
 
     def _failure(self, end: Any) -> TaskFailed | None:
-        if isinstance(end, bytes):
-            return None
+        if isinstance(end, tuple):  # the core's own summary of all
+            code, data = cast(End, end)
+            return errors.failure(code, self._app.codec.any.decode(data) if data else {}) if code else None
         return children_failed(self._app, [e for e in cast("list[End]", end) if e[0]], self._size)
 
 

@@ -120,8 +120,8 @@ class Scope(With["Scope"]):
             if isinstance(handle, Batch):
                 batch = cast("Batch[Any]", handle)
                 total += len(batch)
-                ends = batch._ends()
-                bad += [] if isinstance(ends, bytes) else [e for e in ends if e[0] == "EFAILED"]
+                if any(_core.child_end(part, True)[0] for part, _ in batch._parts):
+                    bad += [e for e in batch._ends() if e[0] == "EFAILED"]
             elif isinstance(handle, Task):
                 total += 1
                 end = _core.child_end(handle._live(), True)
