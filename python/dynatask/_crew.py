@@ -63,7 +63,7 @@ class Crew:
 
     def stop(self, grace: float) -> None:
         """Begins to drain; again: stops at once. From any thread."""
-        self.core.stop(int(grace * 1000))
+        self.core.stop(int(min(grace, 1e6) * 1000))
 
     def broke(self, error: BaseException) -> None:
         """A thread of it cannot go on: the worker stops, and its owner is told why."""

@@ -1,6 +1,6 @@
 """`processes=`: a worker that only watches over child processes, each a whole worker of its own.
 
-The children are made anew by the spawn method of multiprocessing, never by
+The children are made by the spawn method of multiprocessing, never by
 fork. Each imports the module that made the app, so that must not start a
 worker by being imported. A child that dies is replaced, at most once a second.
 A child whose parent dies drains.
@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
@@ -40,45 +39,55 @@ class Processes:
         if find(module, app.name) is not app:
             raise UsageError(f"processes= needs an app that a child process can import: make {app.name} at a module's top level")
         app.engine  # what is wrong with it is said here, once
-        own = {k: v for k, v in options.items() if k != "processes"}
+        own = {**options, "processes": 0}  # a child has none of its own
         self._recipe: _Recipe = (module, file, app.name, app.url)
         self._work = (slots, dict(types) if isinstance(types, Mapping) else list(types), list(plugins), own)
         self._context = multiprocessing.get_context("spawn")
         self._stops = 0
         self._bad: list[int] = []
         self._wake, self._waker = multiprocessing.Pipe(duplex=False)
-        self._began: dict[SpawnProcess, float] = {}
+        self._lock = threading.RLock()
+        self._alive: list[SpawnProcess] = []
         for _ in range(count):
             self._spawn()
+        self._thread = threading.Thread(target=self._watch, name="dynatask-processes", daemon=True)
+        self._thread.start()
 
     def _spawn(self) -> None:
         process = self._context.Process(target=_child, args=(self._recipe, self._work), name="dynatask-worker")
         process.start()
-        self._began[process] = time.monotonic()
+        self._alive.append(process)
 
-    def stop(self, grace: float) -> None:
-        """Drains them; again: stops them at once. They use the grace time of their options."""
-        self._stops += 1
-        for process in list(self._began):
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
+    def stop(self) -> None:
+        """Drains them, with the grace time of their options; again: stops them at once."""
+        with self._lock:
+            self._stops += 1
+            for process in self._alive:
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGTERM)
         self._waker.send_bytes(b"x")
 
-    def wait(self) -> None:
-        """Until all have ended; replaces those that die before they were told to."""
-        while self._began:
-            ready = multiprocessing.connection.wait([self._wake, *(p.sentinel for p in self._began)])
-            if self._wake in ready:
-                self._wake.recv_bytes()
-            for process in [p for p in self._began if not p.is_alive()]:
+    def _watch(self) -> None:
+        """Until all have ended; replaces those that die before they were told to, one a second."""
+        while self._alive:
+            for ready in multiprocessing.connection.wait([self._wake, *(p.sentinel for p in self._alive)]):
+                if ready is self._wake:
+                    self._wake.recv_bytes()
+            dead = [p for p in self._alive if not p.is_alive()]
+            for process in dead:
                 process.join()
-                began = self._began.pop(process)
-                if self._stops:
-                    if process.exitcode:
+                if not self._stops:
+                    multiprocessing.connection.wait([self._wake], timeout=1)
+                with self._lock:
+                    self._alive.remove(process)
+                    if not self._stops:
+                        self._spawn()
+                    elif process.exitcode:
                         self._bad.append(process.exitcode)
-                    continue
-                time.sleep(max(0.0, began + 1 - time.monotonic()))
-                self._spawn()
+
+    def wait(self) -> None:
+        """Until all have ended. Signal handlers run meanwhile."""
+        self._thread.join()
 
     def check(self) -> None:
         """EngineError: one did not end well."""
@@ -107,11 +116,11 @@ def _child(recipe: _Recipe, work: tuple[int | None, Any, Sequence[str], dict[str
         raise UsageError(f"{module} has no app {name} when it is imported in a child process")
     app.url = url
     slots, types, plugins, options = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent's word counts
     worker = app.worker(types=types, plugins=plugins, **({} if slots is None else {"slots": slots}), **options)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel, worker), daemon=True).start()
-    os.environ.pop("DYNATASK_PROCESSES", None)
     worker.run()
 
 

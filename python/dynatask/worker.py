@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _COROUTINES = 256  # at once, where nothing is said
+_AS_CONFIGURED = -1.0  # the option grace
 _AGAIN_S = 3600.0  # an interruptible wait begins anew so often
 
 
@@ -70,12 +71,13 @@ class Worker(With["Worker"]):
     def run(self) -> None:
         """Works until it is stopped and has drained; blocks. SIGTERM and SIGINT drain, a second one stops at once.
 
-        On another thread than the main one signals stay as they are.
+        Ignored ones stay ignored; on another thread than the main one all stay as they are.
         """
         main = threading.current_thread() is threading.main_thread()
-        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)} if main else {}
-        for number in before:
-            signal.signal(number, self._signalled)
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT) if main}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._signalled)
         try:
             self._start(own_loop=True)
             self._wait()
@@ -88,7 +90,7 @@ class Worker(With["Worker"]):
         """Begins to drain, and returns: handlers get `grace` seconds. Again: stops at once. From any thread, or a signal."""
         self._stops += 1
         if self._processes is not None:
-            self._processes.stop(grace)
+            self._processes.stop()
         for crew in self._crews:
             crew.stop(grace)
 
@@ -98,7 +100,7 @@ class Worker(With["Worker"]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._stops:
-            self.stop(self._grace())
+            self.stop(_AS_CONFIGURED)
         self._wait()
         if error is None:
             self._raise()
@@ -111,7 +113,7 @@ class Worker(With["Worker"]):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._stops:
-            self.stop(self._grace())
+            self.stop(_AS_CONFIGURED)
         if self._sitting:
             await asyncio.gather(*self._sitting, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(None, self._wait)
@@ -126,22 +128,24 @@ class Worker(With["Worker"]):
         if self._started:
             raise UsageError("this worker ran before: make another with app.worker()")
         self._started = True
-        count = self._option("processes", int(os.environ.get("DYNATASK_PROCESSES") or 0))
-        if count:
+        app = self._app
+        options = {k: v for k, v in self._options.items() if k != "processes"}
+        config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
+        processes = self._options.get("processes", config["processes"])
+        if not isinstance(processes, int) or processes < 0:
+            raise BadArguments(f"processes is {processes!r}: give a count")
+        if processes > 1 or (processes == 1 and "processes" in self._options):
             from ._processes import Processes
 
-            self._processes = Processes(self._app, count, self._slots, self._types, self._plugins, self._options)
+            self._processes = Processes(app, processes, self._slots, self._types, self._plugins, options)
             return
-        app, options = self._app, opts.of_app({k: v for k, v in self._options.items() if k != "processes"})
-        config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
-        max_payload = config.get("max_payload")
+        self._slots = self._slots or config["slots"] or None
         cores = [t._core for t in app.types.values() if t._core.served]
         for core in cores:
-            if isinstance(max_payload, int):
-                core.max_payload = max_payload
+            core.max_payload = config["max_payload"]
         if any(not t._core.served for t in app.types.values()):
             app.known_externs()
-        self._crews = self._make(cores, options)
+        self._crews = self._make(cores, opts.of_app(options))
         try:
             for crew in self._crews:
                 crew.start(own_loop=own_loop)
@@ -178,17 +182,8 @@ class Worker(With["Worker"]):
         for plugin in self._plugins:
             crew.core.load(os.fspath(plugin))
 
-    def _option(self, name: str, default: int) -> int:
-        value = self._options.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise BadArguments(f"{name} is {value!r}: give a count")
-        return value
-
-    def _grace(self) -> float:
-        return float(self._options.get("grace", 30))
-
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self.stop(self._grace())
+        self.stop(_AS_CONFIGURED)
 
     def _wait(self) -> None:
         """Until all has ended. Signal handlers run meanwhile."""
