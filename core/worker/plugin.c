@@ -75,7 +75,7 @@ static dtask_err check_plugin(const char *path, const dtask_plugin_v1 *plugin) {
 
 dtask_err dtask_worker_load(dtask_worker *worker, const char *name) {
     char path[PATH_MAX];
-    void *lib;
+    void *lib = NULL;
     if (!worker || !name) return dti_fail(DTASK_EARGS, "dtask_worker_load needs a worker and a file.");
     dtask_err err = open_checked(name, path, &lib);
     if (err) return err;

@@ -1,0 +1,393 @@
+// What a turn's reply means: answers to the messages, wakes, claims.
+//
+// Everything is taken in under the lock, in that order. Where a reply holds
+// only the first of a frame's mail, the rest is read afterwards, page by page
+// and only until the frame has what it waits for.
+#include "worker/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+
+static void log_frame(const dtask_task *f, int level, const char *text) {
+    char id[256], ord[16], attempt[16];
+    snprintf(id, sizeof id, "%.*s", (int)f->id.n, f->id.p);
+    snprintf(ord, sizeof ord, "%u", f->ord);
+    snprintf(attempt, sizeof attempt, "%u", f->row.tries + f->row.lost + 1);
+    const char *fields[] = {"dynatask_job", id, "dynatask_task", ord, "dynatask_type", f->h->name, "dynatask_attempt", attempt, NULL};
+    dti_app_log(f->w->app, level, fields, "%s", text);
+}
+
+// ---- the children of a message -------------------------------------------------
+
+typedef struct { const dti_answer *a; uint32_t joined, made; } naming; // walks positions upwards
+
+// The ord of position `pos`; false: it was joined, *out_joined says to what.
+static bool name_next(naming *n, uint32_t pos, uint32_t *out, const dti_joined **out_joined) {
+    if (n->joined < n->a->njoined && n->a->joined[n->joined].pos == pos) {
+        *out_joined = &n->a->joined[n->joined++];
+        return false;
+    }
+    *out = n->a->first + n->made++;
+    return true;
+}
+
+static void join(dtask_task *f, dtask_child *c, const dti_joined *j) {
+    if (!c || c->batch) return;
+    char *id = malloc(j->id.n + 12);
+    if (!id) return;
+    snprintf(id, j->id.n + 12, "%.*s/%u", (int)j->id.n, j->id.p, j->ord);
+    c->id = id;
+    c->joined = c->sent = true;
+    if (c->counted) c->counted = false, f->nspawned--;
+}
+
+static void piece_answered(dtask_task *f, dti_piece *p, const dti_answer *a, naming *n) {
+    dti_unsent *u = p->call;
+    dtask_child *c = u->child;
+    bool made = !a->cancelling && a->first;
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint32_t ord = 0;
+        const dti_joined *j = NULL;
+        if (!made && !a->njoined) {
+            if (c) c->unmade = c->done = true;
+            break;
+        }
+        if (!name_next(n, p->pos + i, &ord, &j)) {
+            join(f, c, j);
+        } else if (c && c->batch) {
+            dti_batch_add(c, p->at + i, ord, 1);
+        } else if (c) {
+            dti_child_ord(c, ord);
+        }
+    }
+    if (!u->range) {
+        dti_unsent_free(u);
+        f->nunsent--;
+        return;
+    }
+    u->index += p->count;
+    u->from += p->count;
+    u->n -= p->count;
+    if (u->n) return;
+    f->unsent = u->next;         // it stayed at the head
+    if (!f->unsent) f->unsent_last = NULL;
+    f->nunsent--;
+    dti_unsent_free(u);
+}
+
+static void children_answered(dti_flight *fl, const dti_answer *a) {
+    dtask_task *f = fl->frame;
+    if (!fl->npieces) return;
+    if (a->count) dti_own_add(f, a->first, a->count);
+    naming n = {a, 0, 0};
+    for (uint32_t i = 0; i < fl->npieces; i++) piece_answered(f, &fl->pieces[i], a, &n);
+    if (a->cancelling) dti_unsent_drop(f);
+}
+
+static void extras_free(dtask_task *f) {
+    free(f->acks_sent.v);
+    f->acks_sent = (dti_acks){0};
+    for (size_t i = 0; i < f->notes_sent.n; i++) free((char *)f->notes_sent.v[i].data.p);
+    free(f->notes_sent.v);
+    f->notes_sent = (dti_notes){0};
+    dti_buf_done(&f->progress_sent);
+    f->progress_sent = (dti_buf){0};
+}
+
+// ---- the end of a message ---------------------------------------------------------
+
+typedef struct { dtask_task **v; size_t n, cap; } frames; // whose mail goes on in the log
+
+static void read_on(frames *more, dtask_task *f) {
+    if (dti_grow(&more->v, more->n, &more->cap, sizeof *more->v)) {
+        more->v[more->n++] = f;
+        f->flying = true;        // holds it, and its outbox, until it is read
+    } else {
+        dti_settle(f);           // it parks again and is woken with the rest
+    }
+}
+
+// The row runs (again); its mail is here, or the first of it.
+static void woken(dtask_task *f, const dti_mail *mails, uint32_t n, bool more, uint32_t logn, frames *rest) {
+    f->was_parked = false;
+    dti_deliver(f, mails, n);
+    if (!more && f->logread < logn) f->logread = logn;
+    // Only QUIET can have held if nothing else was armed, or came.
+    bool due = f->mask & DTI_DUE && dti_wall_us() >= dti_wait_due(f);
+    if (f->mask == DTI_QUIET || (f->mask & DTI_QUIET && !f->hit && !due && !n && !more)) f->quiet_now = true;
+    bool unsure = f->mask & DTI_QUIET && !f->quiet_now && !f->hit;
+    if ((more || unsure) && !f->hit && !f->cancelled && !f->unwind) read_on(rest, f);
+    else dti_settle(f);
+}
+
+// Warm frames beyond max_parked are dropped, the oldest that may be.
+static void drop_beyond(dtask_worker *w) {
+    if (w->parked.n <= w->conf.max_parked) return;
+    for (dtask_task *f = w->parked.first; f; f = f->next) {
+        if (!f->row.crashes || f->nspawned + f->row.nkids > DTI_KEPT_CHILDREN) continue;
+        dti_queue_cut(&w->parked, f);
+        f->unwind = true;
+        dti_frame_resume(f, DTASK_B_UNWIND);
+        return;
+    }
+}
+
+static void parked(dtask_task *f) {
+    dtask_worker *w = f->w;
+    dti_end_set(f, DTI_END_NONE);
+    if (f->how == DTI_STAY) {
+        f->stay = true;
+        return;
+    }
+    if (f->how == DTI_COLD) {
+        f->lost = true;
+        return;
+    }
+    f->state = DTI_F_PARKED;
+    f->was_parked = true;
+    if (f->cancelled || w->stopping) {
+        f->unwind = w->stopping && !f->cancelled;
+        dti_frame_resume(f, f->unwind ? DTASK_B_UNWIND : DTASK_B_CANCEL);
+        return;
+    }
+    dti_queue_push(&w->parked, f);
+    drop_beyond(w);
+}
+
+static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, frames *rest) {
+    switch (m->end) {
+    case DTI_END_NONE: return;
+    case DTI_END_PARK: {
+        bool now = a->now || (a->status == DTI_ALREADY && a->state == DTI_RUNNING && !a->mask);
+        if (!f->end_flying) return; // it was overtaken
+        if (!now) {
+            parked(f);
+        } else if (f->how == DTI_COLD) {
+            // Nobody is here to go on: another claim runs it.
+            dti_end_set(f, DTI_END_RELEASE);
+            f->unstarted = false;
+            dti_out_add(f, true);
+        } else {
+            dti_end_set(f, DTI_END_NONE);
+            woken(f, a->mails, a->nmails, a->more || a->status == DTI_ALREADY, a->logn, rest);
+        }
+        return;
+    }
+    default:
+        f->lost = true;          // nothing of it is left to say
+    }
+}
+
+// The whole message was refused: the task ends with this error, and no retry.
+static void refuse(dtask_task *f, const dti_flight *fl, const char *type, const char *text) {
+    for (uint32_t i = 0; i < fl->npieces; i++) {
+        dti_unsent *u = fl->pieces[i].call;
+        if (u->child) u->child->unmade = u->child->done = true;
+        if (!u->range) f->nunsent--, dti_unsent_free(u);
+    }
+    dti_unsent_drop(f);
+    extras_free(f);
+    f->value.n = 0;
+    dti_error_put(&f->value, type, dti_strz(text), "c");
+    f->retry = f->freed = false;
+    if (f->state == DTI_F_PARKING) {
+        f->unwind = true;
+        dti_frame_resume(f, DTASK_B_UNWIND);
+    } else if (f->state == DTI_F_RUNNING && f->h->pool != DTI_POOL_C) {
+        dti_seat_event(f, DTASK_B_CANCEL);
+    }
+    dti_frame_give_up(f, DTI_END_FAIL);
+    pthread_cond_broadcast(&f->w->moved);
+}
+
+// Back into the outbox: the shard is full.
+static void again_later(dtask_task *f, dti_flight *fl) {
+    for (uint32_t i = fl->npieces; i--;) {
+        dti_unsent *u = fl->pieces[i].call;
+        if (u->range && f->unsent == u) continue;
+        u->next = f->unsent;
+        f->unsent = u;
+        if (!u->next) f->unsent_last = u;
+    }
+    for (size_t i = 0; i < f->acks_sent.n; i++)
+        if (!f->acks_sent.v[i].replaced) dti_ack_add(f, f->acks_sent.v[i].ref, false);
+    free(f->acks_sent.v);
+    f->acks_sent = (dti_acks){0};
+    if (!f->notes.n) f->notes = f->notes_sent, f->notes_sent = (dti_notes){0};
+    if (!f->progress.n) f->progress = f->progress_sent, f->progress_sent = (dti_buf){0};
+    f->w->flush_at = dti_mono_us() + 100000;
+}
+
+static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, frames *rest) {
+    dtask_task *f = fl->frame;
+    dtask_worker *w = f->w;
+    f->flying = false;
+    switch (a->status) {
+    case DTI_OK:
+    case DTI_ALREADY:
+        f->seq = m->seq;
+        f->full_since = 0;
+        children_answered(fl, a);
+        if (a->cancelling && !f->cancelled) {
+            f->cancelled = true;
+            if (f->state == DTI_F_RUNNING && f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_CANCEL);
+        }
+        extras_free(f);
+        ended(f, m, a, rest);
+        break;
+    case DTI_FULL:
+        if (!f->full_since) f->full_since = dti_mono_us();
+        if (dti_mono_us() - f->full_since < w->app->conf.engine_timeout_us) {
+            again_later(f, fl);
+            dti_out_add(f, false);
+            return;
+        }
+        refuse(f, fl, "EngineError", "the engine is full: it took none of this task's children within engine_timeout");
+        break;
+    case DTI_TOOBIG:
+        refuse(f, fl, "TooBig", "the job has reached max_tasks, or max_depth, or its log is full: split it into jobs of their own");
+        break;
+    case DTI_BAD:
+        refuse(f, fl, "UsageError", "the engine refused this task's message: a call names a sibling that was not made before it");
+        break;
+    case DTI_STALE:
+    case DTI_GAP:
+        if (m->end && m->end != DTI_END_RELEASE)
+            log_frame(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
+        for (uint32_t i = 0; i < fl->npieces; i++) {
+            dti_unsent *u = fl->pieces[i].call;
+            if (u->child) u->child->unmade = u->child->done = true;
+            if (!u->range) dti_unsent_free(u);
+        }
+        dti_unsent_drop(f);
+        dti_frame_lose(f);
+        pthread_cond_broadcast(&w->moved);
+        return;
+    }
+    if (fl->npieces) pthread_cond_broadcast(&w->moved);
+    if (f->lost) dti_frame_rest(f);
+    else if (!f->flying && (f->unsent || f->end || f->progress.n))
+        dti_out_add(f, f->end || f->nunsent >= DTI_EAGER || (f->unsent && f->unsent->range));
+}
+
+// ---- wakes and claims ------------------------------------------------------------------
+
+static void wake(dtask_worker *w, const dti_wake *k, frames *rest) {
+    if (k->n <= w->got) return;
+    w->got = k->n;
+    dtask_task *f = dti_frame_find(w, k->job, k->ord);
+    if (!f || f->token != k->token) return;
+    if (k->cancel) {
+        bool first = !f->cancelled;
+        f->cancelled = true;
+        if (f->state == DTI_F_PARKED) {
+            dti_queue_cut(&w->parked, f);
+            f->was_parked = false;
+            dti_frame_resume(f, DTASK_B_CANCEL);
+        } else if (f->state == DTI_F_QUEUED) {
+            // It begins with `cancelled` set: it may look and end at once.
+        } else if (f->state == DTI_F_RUNNING && f->h->pool != DTI_POOL_C && first) {
+            dti_seat_event(f, DTASK_B_CANCEL);
+        }
+        return;
+    }
+    if (k->seq < f->park_seq || f->flying) return;
+    if (f->state == DTI_F_PARKED) {
+        dti_queue_cut(&w->parked, f);
+        f->state = DTI_F_PARKING;
+    } else if (f->state == DTI_F_RUNNING && f->stay) {
+        f->stay = false;
+    } else if (f->state != DTI_F_PARKING) {
+        f->was_parked = false;
+        return;
+    }
+    if (f->given_up) return;
+    dti_end_set(f, DTI_END_NONE);
+    woken(f, k->mails, k->nmails, k->more, k->logn, rest);
+}
+
+static void claim(dtask_worker *w, const dti_claim *c) {
+    dtask_task *f = dti_frame_find(w, c->job, c->ord);
+    if (f && f->token == c->token) return; // the turn was sent again
+    dti_handler *h = dti_handler_of(w, c->row.type);
+    if (!h) return;              // cannot be: only what is served is wanted
+    if (f) dti_frame_lose(f);
+    f = dti_frame_new(w, h, c);
+    if (!f) {
+        dti_worker_fail(w, DTASK_ENOMEM, "no memory for a claimed task: the worker gives everything back");
+        return;
+    }
+    h->got++;
+    h->queued++;
+    if (w->stopping) dti_frame_give_back(f);
+    else if (f->alone) dti_queue_push(&w->lonely, f);
+    else dti_queue_push(&w->ready[h->pool], f);
+}
+
+void dti_frames_void(dti_turnbox *box) {
+    for (uint32_t i = 0; i < box->n; i++) {
+        dti_flight *fl = &box->flights[i];
+        fl->frame->flying = false;
+        for (uint32_t k = 0; k < fl->npieces; k++)
+            if (!fl->pieces[k].call->range) dti_unsent_free(fl->pieces[k].call);
+    }
+    box->n = 0;
+    for (dtask_task *f = box->w->all, *next; f; f = next) {
+        next = f->after;
+        dti_frame_lose(f);
+    }
+}
+
+// ---- the rest of a frame's mail -----------------------------------------------------------
+
+static void read_rest(dtask_worker *w, dtask_task *f) {
+    dti_arena mem = {0};
+    bool more = true;
+    dtask_err err = DTASK_OK;
+    while (more && !err) {
+        dti_arena_reset(&mem);
+        dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_LOG, .id = f->id, .job = f->job, .ord = f->ord,
+            .from = f->logread, .limit = DTI_MAILS_MAX}};
+        err = dti_engine_call(w->engine, &mem, &op);
+        pthread_mutex_lock(&w->lock);
+        if (!err) {
+            dti_deliver(f, op.read.mails, op.read.n);
+            more = op.read.more;
+            if (op.read.next > f->logread) f->logread = op.read.next;
+            if (dti_wait_holds(f)) more = false;
+        }
+        pthread_mutex_unlock(&w->lock);
+    }
+    dti_arena_done(&mem);
+    dti_taskrow row = {0};
+    bool ask = !err && f->mask & DTI_QUIET && !f->quiet_now && !f->hit;
+    if (ask) err = dti_own_row(f, &row);
+    pthread_mutex_lock(&w->lock);
+    if (ask && !err && !row.open) f->quiet_now = true;
+    f->flying = false;
+    if (f->lost) dti_frame_rest(f);
+    else dti_settle(f);
+    if (!f->lost && f->end) dti_out_add(f, true);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void dti_answers(dti_turnbox *box, dti_turn *t) {
+    dtask_worker *w = box->w;
+    frames rest = {0};
+    pthread_mutex_lock(&w->lock);
+    for (uint32_t i = 0; i < box->n; i++) answered(&box->flights[i], &box->messages[i], &t->answers[i], &rest);
+    for (uint32_t i = 0; i < t->nwakes; i++) wake(w, &t->wakes[i], &rest);
+    for (uint32_t i = 0; i < t->nclaims; i++) claim(w, &t->claims[i]);
+    if (t->nclaims) {
+        dti_lonely_next(w);
+        if (w->ready[DTI_POOL_C].n) dti_pool_wake(w);
+        for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++)
+            if (w->ready[pool].n) dti_seats_wake(w, pool);
+    }
+    if (t->drain) w->drain = true;
+    pthread_mutex_unlock(&w->lock);
+    for (size_t i = 0; i < rest.n; i++) read_rest(w, rest.v[i]);
+    free(rest.v);
+}

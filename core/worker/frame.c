@@ -1,0 +1,393 @@
+// A frame is a claimed task and its life in this process: from the claim to
+// the answer to its outcome. It is freed when its handler has returned, no
+// message of it is in flight and its token is used up or void.
+#include "worker/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- queues ----------------------------------------------------------------
+
+void dti_queue_push(dti_queue *q, dtask_task *f) {
+    f->next = NULL;
+    if (q->last) q->last->next = f;
+    else q->first = f;
+    q->last = f;
+    q->n++;
+}
+
+dtask_task *dti_queue_pop(dti_queue *q) {
+    dtask_task *f = q->first;
+    if (!f) return NULL;
+    q->first = f->next;
+    if (!q->first) q->last = NULL;
+    q->n--;
+    f->next = NULL;
+    return f;
+}
+
+bool dti_queue_cut(dti_queue *q, dtask_task *f) {
+    dtask_task *before = NULL;
+    for (dtask_task *i = q->first; i; before = i, i = i->next) {
+        if (i != f) continue;
+        if (before) before->next = f->next;
+        else q->first = f->next;
+        if (q->last == f) q->last = before;
+        q->n--;
+        f->next = NULL;
+        return true;
+    }
+    return false;
+}
+
+// ---- the table of frames, by job and ord ------------------------------------
+
+static size_t place(uint64_t job, uint32_t ord, size_t cap) {
+    return (size_t)((job * 0x9e3779b97f4a7c15u ^ ord * 0xc2b2ae3d27d4eb4fu) >> 20) & (cap - 1);
+}
+
+static bool table_grow(dtask_worker *w) {
+    size_t cap = w->ctable ? w->ctable * 2 : 64;
+    dtask_task **t = calloc(cap, sizeof *t);
+    if (!t) return false;
+    for (size_t i = 0; i < w->ctable; i++)
+        for (dtask_task *f = w->table[i], *next; f; f = next) {
+            next = f->chain;
+            dtask_task **slot = &t[place(f->job, f->ord, cap)];
+            f->chain = *slot;
+            *slot = f;
+        }
+    free(w->table);
+    w->table = t;
+    w->ctable = cap;
+    return true;
+}
+
+dtask_task *dti_frame_find(dtask_worker *w, uint64_t job, uint32_t ord) {
+    if (!w->ctable) return NULL;
+    dtask_task *f = w->table[place(job, ord, w->ctable)];
+    // One that was lost may lie beside the one that was claimed anew.
+    while (f && (f->job != job || f->ord != ord || f->lost)) f = f->chain;
+    return f;
+}
+
+dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
+    if (w->ntable >= w->ctable && !table_grow(w)) return NULL;
+    dti_buf filled = {0};
+    dtask_str args = c->args;
+    if (c->ndeps) {
+        if (dti_args_fill(&filled, c)) {
+            dti_buf_done(&filled);
+            return NULL;
+        }
+        args = dti_str(filled.p, filled.n);
+    }
+    dtask_task *f = calloc(1, sizeof *f + c->id.n + args.n + c->trigger.n);
+    if (!f) {
+        dti_buf_done(&filled);
+        return NULL;
+    }
+    char *p = (char *)(f + 1);
+    dtask_str *to[] = {&f->id, &f->args, &f->trigger};
+    const dtask_str from[] = {c->id, args, c->trigger};
+    for (int i = 0; i < 3; i++) {
+        if (from[i].n) memcpy(p, from[i].p, from[i].n);
+        *to[i] = dti_str(p, from[i].n);
+        p += from[i].n;
+    }
+    dti_buf_done(&filled);
+    f->w = w;
+    f->h = h;
+    f->job = c->job;
+    f->ord = c->ord;
+    f->token = c->token;
+    f->row = c->row;
+    f->logread = c->row.logn;
+    f->alone = c->row.lost > 0;
+    f->retry_after_us = -1;
+    f->serial = f->quiet_serial = 1;
+    f->queued_at = dti_mono_us();
+    if (c->row.bits & DTI_CANCEL) f->cancelled = true;
+    dtask_task **slot = &w->table[place(f->job, f->ord, w->ctable)];
+    f->chain = *slot;
+    *slot = f;
+    w->ntable++;
+    f->after = w->all;
+    if (w->all) w->all->prev = f;
+    w->all = f;
+    return f;
+}
+
+static void notes_free(dti_notes *v) {
+    for (size_t i = 0; i < v->n; i++) free((char *)v->v[i].data.p);
+    free(v->v);
+}
+
+void dti_frame_rest(dtask_task *f) {
+    if (!f->lost || f->live || f->flying) return;
+    dtask_worker *w = f->w;
+    dtask_task **slot = &w->table[place(f->job, f->ord, w->ctable)];
+    while (*slot != f) slot = &(*slot)->chain;
+    *slot = f->chain;
+    w->ntable--;
+    if (f->prev) f->prev->after = f->after;
+    else w->all = f->after;
+    if (f->after) f->after->prev = f->prev;
+    if (f->listed) {
+        dtask_task *before = NULL;
+        for (dtask_task *i = w->out; i != f; i = i->out_next) before = i;
+        if (before) before->out_next = f->out_next;
+        else w->out = f->out_next;
+        if (w->out_last == f) w->out_last = before;
+        w->nout--;
+    }
+    dti_seat_forget(f);
+    dti_wait_disarm(f);
+    dti_unsent_drop(f);
+    if (f->become) dti_unsent_free(f->become);
+    dti_children_free(f);
+    dti_match_free(f->match);
+    notes_free(&f->notes);
+    notes_free(&f->notes_sent);
+    free(f->acks.v);
+    free(f->acks_sent.v);
+    free(f->waits);
+    free(f->own);
+    free(f->keyed);
+    free(f->seen);
+    dti_buf_done(&f->value);
+    dti_buf_done(&f->context);
+    dti_buf_done(&f->progress);
+    dti_buf_done(&f->progress_sent);
+    free(f);
+    if (w->stopping) pthread_cond_broadcast(&w->moved);
+}
+
+void dti_frame_lose(dtask_task *f) {
+    dtask_worker *w = f->w;
+    if (f->lost) return;
+    f->lost = true;
+    f->cancelled = true;
+    dti_end_set(f, DTI_END_NONE);
+    switch (f->state) {
+    case DTI_F_QUEUED:
+        if (dti_queue_cut(&w->ready[f->h->pool], f) || dti_queue_cut(&w->lonely, f)) f->h->queued--;
+        break;
+    case DTI_F_RUNNING:
+        if (f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_CANCEL);
+        break;
+    case DTI_F_ENDING:
+        break;
+    case DTI_F_PARKED:
+        dti_queue_cut(&w->parked, f);
+        // fall through
+    case DTI_F_PARKING:
+        f->unwind = true;
+        dti_frame_resume(f, DTASK_B_UNWIND);
+        break;
+    case DTI_F_WOKEN:
+        f->unwind = true;
+        break;
+    }
+    pthread_cond_broadcast(&w->moved);
+    dti_frame_rest(f);
+}
+
+// ---- slots -------------------------------------------------------------------
+
+bool dti_may_begin(dtask_worker *w) {
+    return !w->alone && !w->lonely.n;
+}
+
+// When nothing runs, the first of those that must run alone goes.
+void dti_lonely_next(dtask_worker *w) {
+    if (w->executing || w->alone || !w->lonely.n) return;
+    dtask_task *f = dti_queue_pop(&w->lonely);
+    w->alone = f;
+    if (f->state == DTI_F_QUEUED) {
+        dti_queue_push(&w->ready[f->h->pool], f);
+        if (f->h->pool == DTI_POOL_C) dti_pool_wake(w);
+        else dti_seats_wake(w, f->h->pool);
+    } else if (f->h->pool == DTI_POOL_C) {
+        dti_queue_push(&w->woken, f);
+        dti_pool_wake(w);
+    } else {
+        dti_seat_event(f, f->unwind ? DTASK_B_UNWIND : DTASK_B_RESUME);
+    }
+}
+
+void dti_frame_runs(dtask_task *f) {
+    dtask_worker *w = f->w;
+    f->began_at = dti_mono_us();
+    if (f->row.timeout_ms) {
+        int64_t at = f->began_at + (int64_t)f->row.timeout_ms * 1000 - f->ran_us;
+        if (!w->limit_at || at < w->limit_at) {
+            w->limit_at = at;
+            if (w->io_sleeps) dti_io_ring(w);
+        }
+    }
+    uint64_t open = ~w->bell_slots;
+    if (open && !f->bell_slot) {
+        unsigned slot = (unsigned)__builtin_ctzll(open);
+        w->bell_slots |= 1ull << slot;
+        f->bell_slot = slot + 1;
+        if (w->bell) w->engine->ops->bell_runs(w->bell, slot, f->job, f->ord);
+    }
+}
+
+void dti_frame_begin(dtask_task *f) {
+    dtask_worker *w = f->w;
+    if (f->state == DTI_F_QUEUED) f->h->queued--;
+    f->state = DTI_F_RUNNING;
+    f->live = true;
+    if (f->executing) return;
+    f->executing = true;
+    w->executing++;
+    w->running[f->h->pool]++;
+}
+
+void dti_frame_pause(dtask_task *f) {
+    dtask_worker *w = f->w;
+    if (!f->executing) return;
+    f->executing = false;
+    w->executing--;
+    w->running[f->h->pool]--;
+    int64_t ran = f->began_at ? dti_mono_us() - f->began_at : 0;
+    f->ran_us += ran;
+    f->began_at = 0;
+    dti_handler *h = f->h;
+    h->mean_us = h->mean_us < 0 ? (double)ran : h->mean_us + ((double)ran - h->mean_us) / 16;
+    if (f->bell_slot) {
+        w->bell_slots &= ~(1ull << (f->bell_slot - 1));
+        if (w->bell) w->engine->ops->bell_runs(w->bell, f->bell_slot - 1, 0, 0);
+        f->bell_slot = 0;
+    }
+    if (f->leaks) {
+        f->leaks = false;
+        if (h->pool == DTI_POOL_C) w->leaked--;
+        else w->seats_leaked--;
+    }
+    if (w->alone == f) {
+        w->alone = NULL;
+        if (w->ready[DTI_POOL_C].n || w->woken.n) dti_pool_wake(w);
+        for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++) dti_seats_wake(w, pool);
+    }
+    dti_lonely_next(w);
+}
+
+void dti_frame_resume(dtask_task *f, unsigned event) {
+    dtask_worker *w = f->w;
+    if (!f->given_up) dti_end_set(f, DTI_END_NONE);
+    f->stay = false;
+    if (f->state == DTI_F_RUNNING) { // one that stayed
+        dti_seat_event(f, event);
+        return;
+    }
+    f->state = DTI_F_WOKEN;
+    if (f->alone && !f->lost) {
+        dti_queue_push(&w->lonely, f);
+        dti_lonely_next(w);
+    } else if (f->h->pool == DTI_POOL_C) {
+        dti_queue_push(&w->woken, f);
+        dti_pool_wake(w);
+    } else {
+        dti_seat_event(f, event);
+    }
+}
+
+void dti_frame_give_back(dtask_task *f) {
+    f->state = DTI_F_ENDING;
+    f->h->queued--;
+    dti_end_set(f, DTI_END_RELEASE);
+    f->unstarted = true;
+    dti_out_add(f, true);
+}
+
+// ---- outcomes ------------------------------------------------------------------
+
+void dti_end_set(dtask_task *f, dti_endkind end) {
+    f->end = end;
+    f->end_flying = false;
+}
+
+// A failed attempt: whether another follows, and when.
+static void fail(dtask_task *f, bool counted) {
+    const dti_taskrow *row = &f->row;
+    dtask_worker *w = f->w;
+    dti_end_set(f, DTI_END_FAIL);
+    uint32_t counts = row->tries - row->freed + 1;
+    f->freed = !counted && row->freed < DTI_FREED_MAX;
+    f->retry = f->freed || counts <= row->retries;
+    if (!f->retry) return;
+    int64_t after = f->retry_after_us >= 0 ? f->retry_after_us
+        : f->h->info ? dti_backoff_us(&f->h->info->backoff, counts, dti_random64()) : 0;
+    f->retry_at = dti_wall_us() + after;
+    if (!w->due_at || f->retry_at < w->due_at) w->due_at = f->retry_at;
+}
+
+void dti_frame_end(dtask_task *f, dti_outcome what) {
+    dti_frame_pause(f);
+    f->live = false;
+    if (f->h->pool != DTI_POOL_C) {
+        dti_seat_left(f);
+        dti_seat_forget(f);
+    }
+    if (f->lost) {
+        dti_frame_rest(f);
+        return;
+    }
+    f->state = DTI_F_ENDING;
+    if (f->given_up) return; // the outcome that counts is on its way
+    f->stay = false;
+    switch (what) {
+    case DTI_O_DONE: dti_end_set(f, DTI_END_SUCCEED); break;
+    case DTI_O_FAIL: fail(f, true); break;
+    case DTI_O_RETRY: fail(f, !f->freed); break;
+    case DTI_O_FATAL: dti_end_set(f, DTI_END_FAIL), f->retry = f->freed = false; break;
+    case DTI_O_CANCELLED: dti_end_set(f, DTI_END_CANCELLED); break;
+    case DTI_O_SKIP: dti_end_set(f, DTI_END_SKIP); break;
+    case DTI_O_THEN: dti_end_set(f, DTI_END_BECOME); break;
+    case DTI_O_UNWOUND:
+        // A row that is parked, or was woken since, gives up its owner; one
+        // that had not parked yet parks without one.
+        dti_end_set(f, f->was_parked || !f->nwaits ? DTI_END_RELEASE : DTI_END_PARK);
+        f->how = DTI_COLD;
+        break;
+    }
+    if (what != DTI_O_UNWOUND) dti_wait_disarm(f);
+    dti_out_add(f, true);
+}
+
+void dti_frame_give_up(dtask_task *f, dti_endkind end) {
+    dti_end_set(f, end);
+    f->given_up = true;
+    f->cancelled = true;
+    dti_wait_disarm(f);
+    dti_out_add(f, true);
+    pthread_cond_broadcast(&f->w->moved);
+}
+
+void dti_frame_expired(dtask_task *f) {
+    dtask_worker *w = f->w;
+    char text[96];
+    int n = snprintf(text, sizeof text, "ran longer than its timeout of %.3g s", f->row.timeout_ms / 1e3);
+    f->value.n = 0;
+    dti_error_put(&f->value, "TimeoutError", dti_str(text, (size_t)n), f->h->pool == DTI_POOL_C ? "c" : "python");
+    f->retry_after_us = -1;
+    fail(f, true);
+    if (f->h->pool != DTI_POOL_LOOP) {
+        f->leaks = true;
+        if (f->h->pool == DTI_POOL_C) w->leaked++;
+        else w->seats_leaked++;
+    }
+    if (f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_TIMEOUT);
+    dti_frame_give_up(f, DTI_END_FAIL);
+}
+
+dtask_err dti_frame_check(dtask_task *f) {
+    dtask_err err = dti_app_check(f->w->app);
+    if (err) return err;
+    if (f->given_up || f->lost) return dti_fail(DTASK_ELOST, "this attempt is over: its outcome will be refused; return");
+    return DTASK_OK;
+}

@@ -1,0 +1,154 @@
+// The task types that every worker serves: dynatask.map, which start_map
+// starts, and dynatask.undo, which the model starts.
+#include "worker/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE = 4096 };            // children of one batch
+
+// ---- map: [type, common args.., items] -> the results in order --------------------
+
+typedef struct {
+    char *type;
+    uint32_t ncommon;
+    dtask_str common;            // values, one after the other
+    dti_mp items; uint32_t n;
+} mapping;
+
+static dtask_err map_args(dtask_str args, mapping *m) {
+    dti_mp at = dti_mp_of(args);
+    dti_mpval head, type, items;
+    dtask_err wrong = dti_fail(DTASK_EFATAL, DTI_SYS_MAP " takes a type, common arguments, and an array of items");
+    if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || head.n < 2) return wrong;
+    if (!dti_mp_next(&at, &type) || type.kind != DTI_MP_STR) return wrong;
+    m->ncommon = head.n - 2;
+    m->common.p = at.p;
+    for (uint32_t i = 0; i < m->ncommon; i++) dti_mp_skip(&at, NULL);
+    m->common.n = (size_t)(at.p - m->common.p);
+    if (!dti_mp_next(&at, &items) || items.kind != DTI_MP_ARRAY) return wrong;
+    m->items = at;
+    m->n = items.n;
+    m->type = strndup(type.s.p, type.s.n);
+    return m->type ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a type's name");
+}
+
+static dtask_err spawn_page(dtask_task *f, mapping *m, uint32_t n, dtask_child **out) {
+    dti_buf bytes = {0};
+    dtask_str *args = calloc(n, sizeof *args);
+    if (!args) return dti_fail(DTASK_ENOMEM, "no memory for a page of children");
+    for (uint32_t i = 0; i < n; i++) {
+        dtask_str item;
+        dti_mp_skip(&m->items, &item);
+        args[i].n = bytes.n;
+        dti_mp_put_array(&bytes, 1 + m->ncommon);
+        dti_buf_add(&bytes, item.p, item.n);
+        dti_buf_add(&bytes, m->common.p, m->common.n);
+        args[i].n = bytes.n - args[i].n;
+    }
+    dtask_err err = bytes.failed ? dti_fail(DTASK_ENOMEM, "no memory for a page of children") : DTASK_OK;
+    const char *p = bytes.p;
+    for (uint32_t i = 0; i < n; p += args[i++].n) args[i].p = p;
+    dtask_b_call call = {.type = m->type};
+    if (!err) err = dti_spawn_many(f, &call, args, n, out);
+    dti_buf_done(&bytes);
+    free(args);
+    return err;
+}
+
+static dtask_err run_map(dtask_task *f, void *arg) {
+    (void)arg;
+    mapping m = {0};
+    dtask_err err = map_args(f->args, &m);
+    uint32_t npages = (m.n + PAGE - 1) / PAGE;
+    dtask_child **pages = err ? NULL : calloc(npages + 1, sizeof *pages);
+    if (!err && !pages) err = dti_fail(DTASK_ENOMEM, "no memory for the pages of a map");
+    for (uint32_t i = 0; i < npages && !err; i++) err = spawn_page(f, &m, i + 1 < npages ? PAGE : m.n - i * PAGE, &pages[i]);
+    if (!err) err = dtask_wait(f, NULL, -1);
+    dti_buf all = {0};
+    if (!err) dti_mp_put_array(&all, m.n);
+    for (uint32_t i = 0; i < npages && !err; i++) {
+        dtask_str page;
+        err = dti_child_outcome(pages[i], true, &page);
+        if (err && page.n) err = dti_fail_map(err, page);
+        dti_mp at = dti_mp_of(page);
+        dti_mpval head;
+        if (!err && dti_mp_next(&at, &head)) dti_buf_add(&all, at.p, (size_t)(at.end - at.p));
+        dtask_child_free(pages[i]);
+        pages[i] = NULL;
+    }
+    if (!err && all.failed) err = dti_fail(DTASK_ENOMEM, "no memory for the results of a map");
+    if (!err) err = dtask_done(f, "v", dti_str(all.p, all.n));
+    dti_buf_done(&all);
+    free(pages);
+    free(m.type);
+    return err;
+}
+
+// ---- undo: [handle of a task] -----------------------------------------------------------
+
+typedef struct { char *type; dti_buf args; } undoing;
+
+// The calls that the task noted, in the order it did.
+static dtask_err undo_calls(dtask_task *f, dtask_str task, undoing **out, size_t *out_n) {
+    dtask_str job;
+    uint32_t ord;
+    size_t cap = 0;
+    if (!dti_id_split(task, &job, &ord)) return dti_fail(DTASK_EFATAL, DTI_SYS_UNDO " takes the handle of a task");
+    dti_arena mem = {0};
+    dtask_err err = DTASK_OK;
+    bool more = true;
+    for (uint32_t from = 0; more && !err;) {
+        dti_arena_reset(&mem);
+        dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_LOG, .id = job, .ord = ord, .from = from, .limit = 1000}};
+        err = dti_engine_call(f->w->engine, &mem, &op);
+        for (uint32_t i = 0; !err && i < op.read.n; i++) {
+            const dti_mail *m = &op.read.mails[i];
+            if (m->kind != DTI_LOG_UNDO) continue;
+            undoing u = {.type = strndup(m->name.p, m->name.n)};
+            if (!u.type || !dti_buf_add(&u.args, m->data.p, m->data.n) || !dti_grow(out, *out_n, &cap, sizeof **out)) {
+                free(u.type);
+                dti_buf_done(&u.args);
+                err = dti_fail(DTASK_ENOMEM, "no memory for undo calls");
+                break;
+            }
+            (*out)[(*out_n)++] = u;
+        }
+        more = op.read.more;
+        from = op.read.next;
+    }
+    dti_arena_done(&mem);
+    return err;
+}
+
+static dtask_err run_undo(dtask_task *f, void *arg) {
+    (void)arg;
+    dti_mp at = dti_mp_of(f->args);
+    dti_mpval head, handle;
+    if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || !head.n || !dti_mp_next(&at, &handle) || handle.kind != DTI_MP_EXT
+        || handle.ext != DTASK_B_EXT_HANDLE || handle.s.n < 2)
+        return dti_fail(DTASK_EFATAL, DTI_SYS_UNDO " takes the handle of a task");
+    undoing *calls = NULL;
+    size_t n = 0, failed = 0;
+    dtask_err err = undo_calls(f, dti_str(handle.s.p + 1, handle.s.n - 1), &calls, &n);
+    for (size_t i = n; i-- && !err;) {
+        dtask_child *child;
+        dtask_b_call call = {.type = calls[i].type, .args = dti_str(calls[i].args.p, calls[i].args.n)};
+        err = dti_spawn(f, &call, &child);
+        if (!err) err = dtask_wait(f, child, -1);
+        if (err == DTASK_EFAILED || err == DTASK_ESKIPPED) failed++, err = DTASK_OK; // on to the one before it
+    }
+    for (size_t i = 0; i < n; i++) {
+        free(calls[i].type);
+        dti_buf_done(&calls[i].args);
+    }
+    free(calls);
+    if (!err && failed) err = dtask_fail(f, DTASK_EFATAL, "%zu of %zu undo calls failed", failed, n);
+    return err;
+}
+
+dtask_err dti_system_add(dtask_worker *w) {
+    dtask_b_type map = {.name = DTI_SYS_MAP, .version = 1}, undo = {.name = DTI_SYS_UNDO, .version = 1};
+    dtask_err err = dti_handler_add(w, &map, DTI_POOL_C, run_map, NULL, NULL);
+    return err ? err : dti_handler_add(w, &undo, DTI_POOL_C, run_undo, NULL, NULL);
+}

@@ -1,0 +1,473 @@
+// A worker from new to free: what it serves, its incarnations, its end.
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <syslog.h>
+#include <unistd.h>
+
+// ---- life ---------------------------------------------------------------------
+
+void dti_worker_hold(dtask_worker *w) {
+    atomic_fetch_add(&w->refs, 1);
+}
+
+static void worker_free(dtask_worker *w) {
+    for (dtask_task *f = w->all, *next; f; f = next) { // of seats that were never left
+        next = f->after;
+        f->lost = true;
+        f->live = f->flying = false;
+        f->seat = NULL;
+        dti_frame_rest(f);
+    }
+    free(w->table);
+    for (size_t i = 0; i < w->nhandlers; i++) {
+        dti_handler *h = w->handlers[i];
+        free(h->name);
+        free(h->signature);
+        free(h->options);
+        if (h->owns_arg) free(h->arg);
+        free(h);
+    }
+    free(w->handlers);
+    free(w->served);
+    free(w->callbacks);
+    dti_arena_done(&w->infos);
+    dti_buf_done(&w->tags);
+    dti_fibers_free(w);
+    close(w->stop_fd);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->work);
+    pthread_cond_destroy(&w->moved);
+    dti_app_drop(w->app);
+    free(w);
+}
+
+void dti_worker_drop(dtask_worker *w) {
+    if (atomic_fetch_sub(&w->refs, 1) == 1) worker_free(w);
+}
+
+void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
+    if (w->why) return;
+    w->why = err;
+    snprintf(w->why_text, sizeof w->why_text, "%s", text);
+    atomic_fetch_add(&w->stops, 2);
+    dti_app_log(w->app, LOG_ERR, NULL, "the worker ends: %s: %s", dtask_err_name(err), text);
+    dti_io_ring(w);
+}
+
+dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker **out) {
+    dtask_err err = dti_app_check(app);
+    if (err) return err;
+    dtask_worker *w = calloc(1, sizeof *w);
+    if (!w) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    w->conf = app->conf;
+    memcpy(w->source, app->source, sizeof w->source);
+    err = dti_conf_apply(&w->conf, w->source, opts);
+    w->stop_fd = err ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!err && w->stop_fd < 0) err = dti_fail(DTASK_ENOMEM, "no descriptor for a worker: %s", strerror(errno));
+    if (err) {
+        free(w);
+        return err;
+    }
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->work, NULL);
+    pthread_cond_init(&w->moved, &attr);
+    pthread_condattr_destroy(&attr);
+    w->refs = 1;
+    w->app = app;
+    w->engine = app->engine;
+    dti_app_hold(app);
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    w->slots = w->conf.slots ? w->conf.slots : processors > 0 ? (unsigned)processors : 1;
+    err = dti_system_add(w);
+    if (err) dti_worker_drop(w);
+    else *out = w;
+    return err;
+}
+
+// ---- what it serves ---------------------------------------------------------------
+
+static dti_handler *handler_find(dtask_worker *w, const char *name) {
+    for (size_t i = 0; i < w->nhandlers; i++)
+        if (!strcmp(w->handlers[i]->name, name)) return w->handlers[i];
+    return NULL;
+}
+
+// The option `types` names it, or names none.
+static bool chosen(const dtask_worker *w, const char *name) {
+    const char *list = w->conf.types;
+    size_t n = strlen(name);
+    if (!*list || !strncmp(name, "dynatask.", 9)) return true;
+    for (const char *at = list; at && *at;) {
+        while (*at == ' ' || *at == ',') at++;
+        const char *end = at + strcspn(at, ",");
+        size_t len = (size_t)(end - at);
+        while (len && at[len - 1] == ' ') len--;
+        if (len == n && !strncmp(at, name, n)) return true;
+        at = end;
+    }
+    return false;
+}
+
+static char *copy(const char *p, size_t n) {
+    char *to = malloc(n + 1);
+    if (!to) return NULL;
+    if (n) memcpy(to, p, n);
+    to[n] = 0;
+    return to;
+}
+
+// It said something before and is there already: a root type of callbacks.
+static dtask_err handler_fill(dti_handler *h, const dtask_b_type *type, const dti_hello_type *published) {
+    char *signature = type->signature ? copy(published->signature.p, published->signature.n) : NULL;
+    char *options = copy(published->options.p, published->options.n);
+    if (!options || (type->signature && !signature)) {
+        free(signature);
+        free(options);
+        return dti_fail(DTASK_ENOMEM, "no memory for a handler");
+    }
+    free(h->signature);
+    free(h->options);
+    h->signature = signature;
+    h->options = options;
+    h->options_n = published->options.n;
+    h->version = published->version;
+    h->crashes = published->crashes;
+    int64_t min = 1;
+    dti_mp_int(dti_mp_get(published->options, "min_version"), &min);
+    h->min_version = type->min_version > 1 ? type->min_version : (uint32_t)min;
+    return DTASK_OK;
+}
+
+dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkind pool, dtask_fn *fn, void *arg, dti_handler **out) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    if (w->started) return dti_fail(DTASK_EUSAGE, "handlers are added before the worker starts");
+    dti_handler *h = handler_find(w, type->name);
+    if (h && !h->absent) return dti_fail(DTASK_ECONFLICT, "the type %s has a handler in this worker already", type->name);
+    dti_arena mem = {0};
+    dti_hello_type published;
+    err = dti_type_publish(&mem, type, &published);
+    if (!err && !h) {
+        h = calloc(1, sizeof *h);
+        if (h) h->name = copy(type->name, strlen(type->name));
+        if (!h || !h->name || !dti_grow(&w->handlers, w->nhandlers, &w->chandlers, sizeof *w->handlers)) {
+            if (h) free(h->name);
+            free(h);
+            err = dti_fail(DTASK_ENOMEM, "no memory for a handler");
+        } else {
+            h->index = (uint32_t)w->nhandlers;
+            h->absent = true;
+            h->mean_us = -1;
+            w->handlers[w->nhandlers++] = h;
+        }
+    }
+    if (!err) err = handler_fill(h, type, &published);
+    dti_arena_done(&mem);
+    if (err) return err;
+    h->absent = false;
+    h->pool = pool;
+    h->fn = fn;
+    h->arg = arg;
+    h->off = !chosen(w, h->name);
+    if (out) *out = h;
+    return DTASK_OK;
+}
+
+dtask_err dtask_worker_add(dtask_worker *w, const char *type, const char *signature, dtask_fn *fn, void *arg) {
+    if (!type || !fn) return dti_fail(DTASK_EARGS, "a handler needs a type's name and a function");
+    if (!strncmp(type, "dynatask.", 9)) return dti_fail(DTASK_EARGS, "types whose name begins with dynatask. are the library's");
+    dtask_b_type t = {.name = type, .signature = signature};
+    // What is not said about a C type is that it is C.
+    static const char lang[] = "\x81\xa8language\xa1" "c";
+    if (!signature) t.options = dti_str(lang, sizeof lang - 1);
+    return dti_handler_add(w, &t, DTI_POOL_C, fn, arg, NULL);
+}
+
+dtask_err dtask_b_handle(dtask_worker *w, const dtask_b_type *type, int seat, uint32_t *out_index) {
+    if (seat != DTASK_B_THREAD && seat != DTASK_B_LOOP) return dti_fail(DTASK_EARGS, "a seat is of kind THREAD or LOOP");
+    dti_handler *h;
+    dtask_err err = dti_handler_add(w, type, seat == DTASK_B_LOOP ? DTI_POOL_LOOP : DTI_POOL_THREAD, NULL, NULL, &h);
+    if (!err) *out_index = h->index;
+    return err;
+}
+
+// ---- callbacks ------------------------------------------------------------------------
+
+// A root type that callbacks name; whoever serves it says more.
+static dtask_err subject_of(dtask_worker *w, const char *name, uint32_t *out) {
+    dti_handler *h = handler_find(w, name);
+    if (!h) {
+        dtask_b_type t = {.name = name, .version = 1};
+        dtask_err err = dti_handler_add(w, &t, DTI_POOL_C, NULL, NULL, &h);
+        if (err) return err;
+        h->absent = true;
+    }
+    *out = h->index;
+    return DTASK_OK;
+}
+
+static dtask_err callback_add(dtask_worker *w, uint32_t listener, uint32_t subject) {
+    if (!dti_grow(&w->callbacks, w->ncallbacks, &w->ccallbacks, sizeof *w->callbacks))
+        return dti_fail(DTASK_ENOMEM, "no memory for a callback");
+    w->callbacks[w->ncallbacks++] = (dti_callback){listener, subject};
+    return DTASK_OK;
+}
+
+dtask_err dtask_b_on_complete(dtask_worker *w, uint32_t index, const char *const *roots, size_t n) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    if (w->started) return dti_fail(DTASK_EUSAGE, "callbacks are added before the worker starts");
+    if (index >= w->nhandlers) return dti_fail(DTASK_EARGS, "there is no handler %u", index);
+    if (!n) return callback_add(w, index, UINT32_MAX);
+    for (size_t i = 0; i < n && !err; i++) {
+        uint32_t subject;
+        err = subject_of(w, roots[i], &subject);
+        if (!err) err = callback_add(w, index, subject);
+    }
+    return err;
+}
+
+typedef struct { dtask_job_fn *fn; void *arg; dtask_worker *w; } job_callback;
+
+// Its one argument is the job's handle.
+static dtask_err run_callback(dtask_task *f, void *arg) {
+    job_callback *c = arg;
+    dti_mp at = dti_mp_of(f->args);
+    dti_mpval head, handle;
+    if (!dti_mp_next(&at, &head) || !dti_mp_next(&at, &handle) || handle.kind != DTI_MP_EXT || handle.s.n < 2)
+        return dti_fail(DTASK_EFATAL, "a callback's argument is the job's handle");
+    char id[256];
+    snprintf(id, sizeof id, "%.*s", (int)(handle.s.n - 1), handle.s.p + 1);
+    dtask_job *job;
+    dtask_err err = dtask_job_find(f->w->app, id, &job);
+    if (err) return err;
+    c->fn(job, c->arg);
+    dtask_job_free(job);
+    return DTASK_OK;
+}
+
+dtask_err dtask_worker_on_complete(dtask_worker *w, const char *root_type, dtask_job_fn *fn, void *arg) {
+    if (!fn) return dti_fail(DTASK_EARGS, "a callback needs a function");
+    char name[256];
+    snprintf(name, sizeof name, "%s.on_complete", root_type ? root_type : "any");
+    job_callback *c = malloc(sizeof *c);
+    if (!c) return dti_fail(DTASK_ENOMEM, "no memory for a callback");
+    *c = (job_callback){fn, arg, w};
+    dti_handler *h = NULL;
+    dtask_b_type t = {.name = name, .version = 1};
+    dtask_err err = dti_handler_add(w, &t, DTI_POOL_C, run_callback, c, &h);
+    if (err) {
+        free(c);
+        return err;
+    }
+    h->owns_arg = true;
+    return dtask_b_on_complete(w, h->index, root_type ? &root_type : NULL, root_type ? 1 : 0);
+}
+
+// ---- an incarnation ------------------------------------------------------------------------
+
+dti_handler *dti_handler_of(dtask_worker *w, uint32_t no) {
+    size_t low = 0, high = w->nserved;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (w->served[mid].no < no) low = mid + 1;
+        else high = mid;
+    }
+    return low < w->nserved && w->served[low].no == no ? w->handlers[w->served[low].handler] : NULL;
+}
+
+static int by_no(const void *a, const void *b) {
+    const dti_served *x = a, *y = b;
+    return x->no < y->no ? -1 : x->no > y->no;
+}
+
+static dtask_err serve(dtask_worker *w, uint32_t no, uint32_t handler) {
+    if (!dti_grow(&w->served, w->nserved, &w->cserved, sizeof *w->served)) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    w->served[w->nserved++] = (dti_served){no, handler};
+    return DTASK_OK;
+}
+
+// Older versions that it still runs, as far as they are known.
+static dtask_err serve_older(dtask_worker *w, dti_handler *h) {
+    dti_arena mem = {0};
+    dtask_err err = DTASK_OK;
+    for (uint32_t v = h->min_version; v && v < h->version && !err; v++) {
+        dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = dti_strz(h->name), .version = v}};
+        err = dti_engine_call(w->engine, &mem, &op);
+        if (!err && op.read.n) err = serve(w, op.read.types[0].row.no, h->index);
+    }
+    dti_arena_done(&mem);
+    return err;
+}
+
+// L: what the hello answered becomes what is served.
+static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const uint32_t *handlers, uint32_t n) {
+    dtask_err err = DTASK_OK;
+    w->nserved = 0;
+    for (uint32_t i = 0; i < n && !err; i++) {
+        dti_handler *h = w->handlers[handlers[i]];
+        dti_typeinfo *info;
+        err = dti_type_parse(&w->infos, types[i].no, types[i].version, types[i].name, types[i].signature, types[i].options, &info);
+        if (err) break;
+        h->info = info;
+        h->ahead = info->crashes > 0;
+        for (uint32_t k = 0; k < info->nkeys; k++) h->ahead &= info->keys[k].spec.kind != DTI_KEY_LIMIT;
+        if (!h->absent) err = serve(w, types[i].no, h->index);
+        if (!err && !h->absent) err = serve_older(w, h);
+    }
+    qsort(w->served, w->nserved, sizeof *w->served, by_no);
+    return err;
+}
+
+static void make_name(dtask_worker *w, char name[64]) {
+    char host[24] = "", id[27];
+    (void)w;
+    gethostname(host, sizeof host - 1);
+    dti_random_id(id);
+    snprintf(name, 64, "%s:%ld:%.12s", host, (long)getpid(), id + 14);
+}
+
+static uint32_t hello_types(dtask_worker *w, dti_hello_type *types, uint32_t *handlers, uint32_t *places) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->nhandlers; i++) {
+        const dti_handler *h = w->handlers[i];
+        if (h->off && !h->absent) continue;
+        places[i] = n;
+        handlers[n] = i;
+        types[n++] = (dti_hello_type){.name = dti_strz(h->name), .signature = dti_strz(h->signature), .version = h->version,
+            .options = dti_str(h->options, h->options_n), .crashes = h->crashes};
+    }
+    return n;
+}
+
+dtask_err dti_worker_hello(dtask_worker *w) {
+    dti_arena mem = {0};
+    size_t n = w->nhandlers;
+    dti_hello_type *types = dti_alloc(&mem, n * sizeof *types);
+    uint32_t *handlers = dti_alloc(&mem, n * sizeof *handlers), *places = dti_alloc0(&mem, n * sizeof *places);
+    dti_listen *listens = dti_alloc(&mem, (w->ncallbacks + 1) * sizeof *listens);
+    char name[64];
+    make_name(w, name);
+    dtask_err err = types && handlers && places && listens ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    uint32_t ntypes = err ? 0 : hello_types(w, types, handlers, places), nlistens = 0;
+    for (size_t i = 0; !err && i < w->ncallbacks; i++) {
+        const dti_callback *c = &w->callbacks[i];
+        if (w->handlers[c->listener]->off) continue;
+        listens[nlistens++] = (dti_listen){.listener = places[c->listener],
+            .subject = c->subject == UINT32_MAX ? UINT32_MAX : places[c->subject], .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
+    }
+    int64_t now = dti_mono_us();
+    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .types = types, .ntypes = ntypes, .listens = listens,
+        .nlistens = nlistens}}, {.kind = DTI_OP_ERA}};
+    // A type that says the same in another spelling takes the registered one.
+    for (bool refused = true; refused && !err;) {
+        err = dti_engine_call(w->engine, &mem, &ops[0]);
+        refused = false;
+        for (uint32_t i = 0; i < ntypes && !err; i++) {
+            err = dti_type_agrees(&mem, &types[i]);
+            if (!types[i].refused) continue;
+            refused = true;
+            types[i].signature = types[i].registered;
+        }
+    }
+    if (!err) err = dti_engine_call(w->engine, &mem, &ops[1]);
+    dti_bell *bell = NULL;
+    if (!err) err = w->engine->ops->bell_open(w->engine, ops[0].hello.worker, &bell);
+    if (!err) {
+        pthread_mutex_lock(&w->lock);
+        dti_bell *old = w->bell;
+        w->bell = bell;
+        w->bell_slots = 0;
+        w->no = ops[0].hello.worker;
+        w->era = ops[1].era.era;
+        w->count = w->got = 0;
+        w->alive_at = now;
+        pthread_mutex_unlock(&w->lock);
+        if (old) w->engine->ops->bell_close(old);
+        err = take_types(w, types, handlers, ntypes);
+    }
+    dti_arena_done(&mem);
+    return err;
+}
+
+// ---- start, run, stop, free -------------------------------------------------------------------
+
+dtask_err dtask_worker_start(dtask_worker *w) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
+    err = dti_worker_hello(w);
+    if (err) {
+        if (w->bell) w->engine->ops->bell_close(w->bell);
+        w->bell = NULL;
+        return err;
+    }
+    // Signals are for the program's own threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    w->started = true;
+    dti_worker_hold(w);
+    int failed = pthread_create(&w->io, NULL, dti_io_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failed) return DTASK_OK;
+    w->started = false;
+    dti_worker_drop(w);
+    return dti_fail(DTASK_ENOMEM, "no thread can be made for the worker: %s", strerror(failed));
+}
+
+// Waits until its I/O thread has left, and C threads that can leave have.
+static void join(dtask_worker *w) {
+    pthread_mutex_lock(&w->lock);
+    while (!w->ended) pthread_cond_wait(&w->moved, &w->lock);
+    bool mine = !w->joined;
+    w->joined = true;
+    pthread_mutex_unlock(&w->lock);
+    if (mine) pthread_join(w->io, NULL);
+}
+
+dtask_err dtask_worker_run(dtask_worker *w) {
+    dtask_err err = w->started ? dti_app_check(w->app) : dtask_worker_start(w);
+    if (err) return err;
+    join(w);
+    return w->why ? dti_fail(w->why, "%s", w->why_text) : DTASK_OK;
+}
+
+void dtask_worker_stop(dtask_worker *w, int grace_ms) {
+    int saved = errno;
+    if (!atomic_load(&w->stops)) {
+        int64_t grace = grace_ms < 0 ? w->conf.grace_us / 1000 : grace_ms;
+        atomic_store(&w->grace_ms, grace > INT32_MAX ? INT32_MAX : (int)grace);
+    }
+    atomic_fetch_add(&w->stops, 1);
+    uint64_t one = 1;
+    ssize_t n = write(w->stop_fd, &one, sizeof one);
+    (void)n;
+    errno = saved;
+}
+
+void dtask_worker_free(dtask_worker *w) {
+    if (!w) return;
+    if (dti_app_check(w->app) && !w->app->closed) return; // a fork's copy
+    if (w->started) {
+        if (!w->ended) {
+            dtask_worker_stop(w, 0);
+            dtask_worker_stop(w, 0);
+        }
+        join(w);
+        // Handlers that return end their threads; one that is stuck keeps its
+        // thread, and what it may yet touch.
+        pthread_mutex_lock(&w->lock);
+        pthread_mutex_unlock(&w->lock);
+    }
+    dti_worker_drop(w);
+}
