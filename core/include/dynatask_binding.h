@@ -16,9 +16,10 @@ enum {
     DTASK_B_EXT_OUTPUT = 2  /* big-endian u32: stands for the result of the call's deps[i] */
 };
 
-/* The system type `map`, which every worker serves: its arguments are [type's
- * name, [one array of arguments for each child, ..]]; it spawns them, and its
- * result is the array of their results, in order. A start of it is start_map. */
+/* The system type `dynatask.map`, which every worker serves: its arguments are
+ * [type's name, common arguments.., [items]]; it spawns a child for each item,
+ * with the item and the common arguments, and its result is the array of their
+ * results, in order. A start of it is start_map. */
 
 /* ---- types ------------------------------------------------------------------ */
 /* A type as its language knows it. options: msgpack map of retries, timeout,

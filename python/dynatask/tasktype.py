@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 
+_MAP = "dynatask.map"  # which every worker's core serves: [type, common arguments.., items]
 _CHUNK = 1000  # children that one call of the core takes
 
 
@@ -183,11 +184,17 @@ class TaskType(Generic[P, R]):
         return Job(core.app, core.shape.result_decoder, job.id, job)
 
     def _packed_map(self, items: Iterable[Any], common: dict[str, Any]) -> tuple[Call, bytes, bytes]:
-        shape = self._core.shape
-        arrays = [shape.pack(shape.bind((item,), common))[0] for item in items]
-        encode = self._core.app.codec.encode
-        args = b"\x92" + encode(self._core.name, "the name") + array_head(len(arrays)) + b"".join(arrays)
-        return self._start_call("map", args, b""), args, b""
+        shape, encode = self._core.shape, self._core.app.codec.encode
+        firsts: list[bytes] = []
+        rest: list[bytes] = []
+        for item in items:
+            values = shape.bind((item,), common)
+            shape.pack(values)
+            firsts.append(encode(values[0], f"{self.name}(): an item"))
+            rest = rest or [encode(v, f"{self.name}(): an argument") for v in values[1:]]
+        parts = [encode(self.name, "the name"), *rest, array_head(len(firsts)), *firsts]
+        args = array_head(2 + len(rest)) + b"".join(parts)
+        return self._start_call(_MAP, args, b""), args, b""
 
     def _begin_map(self, call: Call, args: bytes, hashed: bytes) -> Job[list[R]]:
         core = self._core
