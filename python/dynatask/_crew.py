@@ -32,7 +32,7 @@ class Crew:
     def __init__(self, app: App, types: Sequence[TypeCore], threads: int, coroutines: int, options: Mapping[str, str]) -> None:
         self.app = app
         self.core = CoreWorker(app.engine, dict(options))
-        self.types: list[TypeCore] = []  # by the number in items
+        self.types: dict[int, TypeCore] = {}  # by the number in items
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._commit_lock = threading.Lock()
@@ -41,8 +41,7 @@ class Crew:
         self._lock = threading.Lock()
         for core in types:
             number = self.core.handle(core.row(), _core.LOOP if core.is_async else _core.THREAD)
-            assert number == len(self.types)
-            self.types.append(core)
+            self.types[number] = core
             if core.callback_of is not None:
                 self.core.on_complete(number, core.callback_of)
         self._slots = [Slot(self, i) for i in range(threads)] if any(not t.is_async for t in types) else []
