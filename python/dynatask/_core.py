@@ -152,7 +152,8 @@ class Engine:
         """Waits for the engine, at most engine_timeout."""
         out = ffi.new("dtask_app **")
         where = _NULL if url is None else url.encode()
-        _check(lib.dtask_open(name.encode(), where, Opts(options).pointer, out))
+        opts = Opts(options)  # a name, so that it lives as long as the call
+        _check(lib.dtask_open(name.encode(), where, opts.pointer, out))
         self.pointer = ffi.gc(out[0], lib.dtask_close)
 
     def close(self) -> None:
@@ -385,7 +386,8 @@ class CoreWorker:
 
     def __init__(self, engine: Engine, options: dict[str, str]) -> None:
         out = ffi.new("dtask_worker **")
-        _check(lib.dtask_worker_new(engine.pointer, Opts(options).pointer, out))
+        opts = Opts(options)  # a name, so that it lives as long as the call
+        _check(lib.dtask_worker_new(engine.pointer, opts.pointer, out))
         self.pointer = ffi.gc(out[0], lib.dtask_worker_free)
 
     def handle(self, row: TypeRow, seat: int) -> int:
