@@ -193,7 +193,7 @@ static dtask_err environment(const char *values[OPTIONS]) {
         name[n] = 0;
         size_t i = find(name);
         if (i == OPTIONS)
-            return dti_fail(DTASK_EARGS, "The environment's %s%.*s names no option: unset it, or see `dynatask config`.", prefix, (int)n, rest);
+            return dti_fail(DTASK_EARGS, "%s%.*s names no option: `dynatask config` lists them.", prefix, (int)n, rest);
         values[i] = value + 1;
     }
     return DTASK_OK;
