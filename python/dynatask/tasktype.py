@@ -213,7 +213,7 @@ class TaskType(Generic[P, R]):
             return None
         frame = here("map")
         core.app.known(core)
-        rest = shape.common((items[0],), common)
+        rest = shape.common(items[0], common)
         if rest is None:
             return None
         child = _core.spawn_range(frame.task, core.name, Opts(how.opts), items.start, len(items), rest)

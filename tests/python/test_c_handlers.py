@@ -21,6 +21,8 @@ def mixed(app: App, plugin: Callable[..., str]) -> Iterator[App]:
 
 def far(app: App, name: str) -> Any:
     """A C type as an untyped extern."""
+    if name in app.types:
+        return app.types[name]
 
     def stub(*args: Any) -> Any: ...
 

@@ -283,12 +283,14 @@ def test_spawn_and_map_need_a_task(app: App) -> None:
         assert caught.value.code == "EUSAGE"
 
 
-def test_name_option_and_extern(app: App) -> None:
+def test_name_option_and_extern(sqlite_url: str) -> None:
+    app, other = App("named", sqlite_url), App("named", sqlite_url)
+
     @app.task(name="tools.upper")
     def upper(s: str) -> str:
         return s.upper()
 
-    @app.extern("tools.upper")
+    @other.extern("tools.upper")
     def far(s: str) -> str: ...
 
     assert upper.name == far.name == "tools.upper"
