@@ -147,9 +147,12 @@ class App:
         return make
 
     def _add(self, made: Any) -> Any:
-        if made.name in self.types:
+        """One handler, and any number of declarations of it."""
+        known = self.types.get(made.name)
+        if known is not None and known._core.served and made._core.served:
             raise Conflict(f"the app {self.name} has a task type {made.name} already: give one another name=")
-        self.types[made.name] = made
+        if known is None or made._core.served:
+            self.types[made.name] = made
         return made
 
     # ---- reading --------------------------------------------------------------------
@@ -195,6 +198,7 @@ class App:
         """Before its first call: its name and options are in the store, unless a worker's are there."""
         if not core.declared:
             self._declare([t._core for t in self.types.values()])
+            core.declared = True  # if not itself, then the handler of its name
 
     def known_externs(self) -> None:
         """The same for all types whose handlers are elsewhere: for a worker, which says what it serves by itself."""
