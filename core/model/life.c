@@ -39,7 +39,7 @@ void dti_move(dti_tx *tx, dti_t *t, dti_state to) {
     if (!dti_edge_legal(from, to))
         dti_raise(tx->store, DTASK_EINTERNAL, "task %u of job no %llu may not go from %s to %s: a bug, please report it", t->ord,
             (unsigned long long)t->job, from < DTI_STATES ? dti_state_names[from] : "nothing", dti_state_names[to]);
-    if ((from == DTI_READY || from == DTI_RUNNING) && to != DTI_RUNNING && r->bits & DTI_PERMIT
+    if ((from == DTI_READY || from == DTI_RUNNING) && to != DTI_RUNNING && to != DTI_READY && r->bits & DTI_PERMIT
         && !(DTI_PLANTED(PERMIT_KEPT) && to == DTI_PARKED))
         dti_permits_return(tx, t, from == DTI_READY);
     if (to != DTI_RUNNING && to != DTI_PARKED) dti_unown(tx, t);
@@ -85,6 +85,7 @@ void dti_admit(dti_tx *tx, dti_t *t) {
         r->wait = DTI_PAUSE;
         return;
     }
+    if (r->bits & DTI_PERMIT) dti_permits_return(tx, t, false); // of the attempt that is over; `ready` has its own
     uint32_t full = r->bits & DTI_HAS_KEYS ? dti_permits_take(tx, t, false) : 0;
     if (full) {
         uint8_t over = dti_key_at(tx, t, full - 1).over;

@@ -297,7 +297,8 @@ static void park(msg *g) {
     r->wait = m->mask;
     if (m->mask & DTI_DUE && !dti_ending(t)) r->due = m->due;
     r->park_seq = m->seq;
-    if (dti_holds(tx, t) && !DTI_PLANTED(PARK_BLIND)) {
+    // Where a child of this message was joined, what is awaited may never come: the handler looks again.
+    if ((dti_holds(tx, t) && !DTI_PLANTED(PARK_BLIND)) || g->a->njoined) {
         if (!dti_ending(t)) r->due = 0;
         r->wait = 0;
         if (r->bits & DTI_JOURNAL) dti_log_add(tx, t, DTI_LOG_WOKE, r->logn, (dtask_str){0}, (dtask_str){0});

@@ -242,3 +242,48 @@ Test(limits, released_unstarted_it_expires) {
     rig_sweep(&g);
     cr_assert_eq(count(DTI_SKIPPED), 1);
 }
+
+// A retry gives its permit back and takes one for the next attempt: the count
+// must not drift. (Found by the simulator.)
+Test(limits, a_retry_holds_one_permit) {
+    dti_keyspec two = {.h = {1, 1}, .kind = DTI_KEY_LIMIT, .over = DTI_OVER_QUEUE, .max = 2};
+    dti_new kids[4];
+    for (unsigned i = 0; i < 4; i++) {
+        kids[i] = rig_child(&g, g.other, i);
+        kids[i].keys = &two;
+        kids[i].nkeys = 1;
+    }
+    spawn(kids, 1);
+    dti_claim c[8];
+    cr_assert_eq(claims(8, c), 1);
+    dti_message m = rig_to(&c[0], 1, DTI_END_FAIL);
+    m.retry = true;
+    rig_send(&g, m);
+    cr_assert_eq(claims(8, c), 1);
+    cr_assert(rig_task(&g, job, c[0].ord).bits & DTI_PERMIT);
+    rig_send(&g, rig_to(&c[0], 1, DTI_END_SUCCEED));
+    spawn(kids + 1, 3);
+    cr_assert_eq(count(DTI_READY), 2, "both permits are there");
+    cr_assert_eq(count(DTI_BLOCKED), 1);
+}
+
+// A handler that spawned and waited in one message, and whose child was
+// joined to another's: no mail would ever come. (Found by the simulator.)
+Test(limits, a_wait_for_a_joined_child_looks_again) {
+    dti_keyspec once = {.h = {1, 1}, .kind = DTI_KEY_UNIQUE, .over = DTI_OVER_JOIN, .scope = 1};
+    dti_new kid = rig_child(&g, g.other, 1);
+    kid.keys = &once;
+    kid.nkeys = 1;
+    spawn(&kid, 1);
+    dti_range told = {.first = DTI_HERE, .count = 1};
+    dti_message m = rig_to(&root, ++seq, DTI_END_PARK);
+    m.children = &kid;
+    m.nchildren = 1;
+    m.told = &told;
+    m.ntold = 1;
+    m.mask = DTI_MAIL;
+    dti_answer a = rig_send(&g, m);
+    cr_assert_eq(a.njoined, 1);
+    cr_assert(a.now);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_RUNNING);
+}
