@@ -159,11 +159,11 @@ void dti_op_sweep(dti_tx *tx, dti_sweep *s) {
 // Another store took over: all that was owned under the old one is void.
 void dti_op_era(dti_tx *tx, dti_era *e) {
     dti_meta *m = dti_w(tx)->meta;
-    e->fresh = !(e->run_id.n == strnlen(m->run_id, sizeof m->run_id) && !memcmp(e->run_id.p, m->run_id, e->run_id.n));
+    e->fresh = !dti_str_eq(e->run_id, dti_str(m->run_id, strnlen(m->run_id, sizeof m->run_id)));
     if (e->fresh) {
         m->era++;
         memset(m->run_id, 0, sizeof m->run_id);
-        memcpy(m->run_id, e->run_id.p, e->run_id.n < sizeof m->run_id ? e->run_id.n : sizeof m->run_id);
+        if (e->run_id.n) memcpy(m->run_id, e->run_id.p, e->run_id.n < sizeof m->run_id ? e->run_id.n : sizeof m->run_id);
         dti_key k = {0};
         const void *v;
         size_t n;
