@@ -194,7 +194,7 @@ bool dti_unique_find(dti_tx *tx, dti_hash h, dti_uniq *out) {
     const dti_uniq *u = dti_get(tx->store, DTI_T_UNIQ, h.h[0], h.h[1], 0, &n);
     if (!u || (u->freed && u->lapse <= tx->now)) return false;
     *out = *u;
-    return true;
+    return dti_here(tx, DTI_T_DATA, u->job, 0, DTI_D_ID); // else its job is being purged
 }
 
 void dti_unique_take(dti_tx *tx, dti_hash h, const dti_keyspec *s, uint64_t job, uint32_t ord, const uint64_t call[2]) {
