@@ -198,7 +198,7 @@ void dti_worker_end(dti_tx *tx, dti_workerrow *w, bool charge) {
 
 bool dti_do_worker(dti_tx *tx, dti_todo *d) {
     dti_store *s = tx->store;
-    for (int i = 0; i < DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         dti_key k = {d->job, 0, 0};
         const void *v;
         size_t n;

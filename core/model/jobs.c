@@ -62,7 +62,6 @@ void dti_job_end(dti_tx *tx, dti_t *root) {
 bool dti_do_lanes(dti_tx *tx, dti_todo *d) {
     dti_jobrow *j = dti_job(tx, d->job);
     if (!j || !j->lanes) return false;
-    dti_w(tx)->steps += DTI_CHUNK / 2;
     if (dti_lane_drain(tx, j->lanes, d->job, DTI_CHUNK, NULL)) return true;
     uint64_t type = j->lanes / 8, prio = j->lanes % 8;
     dti_lane *lane = dti_mut(tx->store, DTI_T_LANE, type, d->job, prio);
@@ -95,7 +94,7 @@ static void drop_payload(dti_tx *tx, dti_t *t) {
 }
 
 bool dti_do_drop(dti_tx *tx, dti_todo *d) {
-    for (int i = 0; i < DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         dti_t t;
         const dti_taskrow *r = dti_look(tx, d->job, (uint32_t)d->cursor);
         if (!r || r->parent != d->ord) { // the run is over: the next one
@@ -129,7 +128,7 @@ bool dti_job_forget(dti_tx *tx, uint64_t job, dti_jobrow *j) {
 }
 
 static bool clear(dti_tx *tx, dti_table table, uint64_t job, uint64_t ord) { // false: more remains
-    for (int i = 0; i < DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         dti_key k = {job, ord, 0};
         const void *v;
         size_t n;
@@ -145,7 +144,7 @@ bool dti_do_purge(dti_tx *tx, dti_todo *d) {
     if (j->lanes) return dti_do_lanes(tx, d), true;
     if (!d->arg && j->log_n && !clear(tx, DTI_T_LOG, d->job, DTI_EMITS)) return true;
     d->arg = 1;
-    for (int i = 0; i < DTI_CHUNK && d->cursor < j->next; i++, d->cursor++, dti_w(tx)->steps++) {
+    for (int i = 0; d->cursor < j->next && dti_spend(tx, i); i++, d->cursor++) {
         uint32_t ord = (uint32_t)d->cursor;
         const dti_taskrow *r = dti_look(tx, d->job, ord);
         if (!r) continue;

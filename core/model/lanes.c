@@ -131,8 +131,9 @@ static bool claim(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint64_t job, uint3
     dti_t t;
     if (!dti_task(tx, job, ord, &t)) return false;
     dti_taskrow *r = t.r;
-    if (r->state != DTI_READY && !DTI_PLANTED(CLAIM_BLIND)) return false;
-    if (dti_ending(&t) || (!r->begun && r->expires && r->expires <= tx->now)) {
+    bool blind = DTI_PLANTED(CLAIM_BLIND);
+    if (r->state != DTI_READY && !blind) return false;
+    if ((dti_ending(&t) && !blind) || (!r->begun && r->expires && r->expires <= tx->now)) {
         dti_push(tx, DTI_DO_SETTLE, job, ord, 0, 0);
         return false;
     }

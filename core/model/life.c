@@ -156,7 +156,7 @@ bool dti_do_edges(dti_tx *tx, dti_todo *d) {
     const dti_taskrow *dep = dti_look(tx, d->job, d->ord);
     if (!dep) return false;
     bool good = DTI_PLANTED(BAD_RELEASES) ? dep->state == DTI_SUCCEEDED : dti_good(dep);
-    for (int i = 0; i < DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         dti_key k = {d->job, d->ord, 0};
         const void *v;
         size_t n;

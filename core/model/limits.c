@@ -150,7 +150,7 @@ void dti_limit_await(dti_tx *tx, dti_t *t, uint32_t full, bool first) {
 // expired, in line elsewhere.
 bool dti_do_limit(dti_tx *tx, dti_todo *d) {
     dti_hash h = {{d->job, d->cursor}};
-    for (int i = 0; i < 2 * DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         dti_limit *l = limit_mut(tx, h);
         if (!l) return false;
         if (l->head == l->tail) {

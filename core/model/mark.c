@@ -8,7 +8,7 @@
 
 bool dti_do_cancel_job(dti_tx *tx, dti_todo *d) {
     dti_jobrow *j = dti_job(tx, d->job);
-    for (int i = 0; j && i < DTI_CHUNK && d->cursor < j->next; i++, d->cursor++, dti_w(tx)->steps++) {
+    for (int i = 0; j && d->cursor < j->next && dti_spend(tx, i); i++, d->cursor++) {
         uint32_t ord = DTI_PLANTED(CANCEL_DESCENDS) ? (uint32_t)(j->next - 1 - d->cursor) : (uint32_t)d->cursor;
         dti_t t;
         if (!dti_task(tx, d->job, ord, &t)) return false;
@@ -36,7 +36,7 @@ static uint32_t next_below(dti_tx *tx, uint64_t job, uint32_t top, uint32_t at) 
 }
 
 bool dti_do_cancel(dti_tx *tx, dti_todo *d) {
-    for (int i = 0; i < DTI_CHUNK; i++, dti_w(tx)->steps++) {
+    for (int i = 0; dti_spend(tx, i); i++) {
         uint32_t ord = next_below(tx, d->job, d->ord, (uint32_t)d->cursor);
         dti_t t;
         if (!ord || !dti_task(tx, d->job, ord, &t)) return false;
@@ -52,31 +52,33 @@ static void pause_one(dti_tx *tx, dti_t *t) {
     t->r->wait = DTI_PAUSE;
 }
 
-// Empties the job's lanes, and its part of `alone`.
+// Empties the job's lanes, and its part of `alone`. `cursor` is the lane's
+// code; 0: the first. While the job is paused, none is added.
 bool dti_do_pause(dti_tx *tx, dti_todo *d) {
     dti_jobrow *j = dti_job(tx, d->job);
     if (!j || !j->paused) return false;
-    for (uint64_t code = j->lanes; code;) {
-        dti_w(tx)->steps += DTI_CHUNK;
-        if (dti_lane_drain(tx, code, d->job, DTI_CHUNK, pause_one)) return true;
-        dti_key k = {code / 8, d->job, 0};
+    if (!d->cursor) d->cursor = j->lanes;
+    for (int i = 0; d->cursor; i++) {
+        if (!dti_spend(tx, i) || dti_lane_drain(tx, d->cursor, d->job, DTI_CHUNK, pause_one)) return true;
+        uint64_t type = d->cursor / 8, prio = d->cursor % 8;
+        dti_key k = {type, d->job, 0};
         const void *v;
         size_t n;
         dti_t t;
-        for (int i = 0; tx->store->ops->seek(tx->store, DTI_T_ALONE, 2, &k, &v, &n); i++) {
-            if (i == DTI_CHUNK) return true;
+        for (int alone = 0; tx->store->ops->seek(tx->store, DTI_T_ALONE, 2, &k, &v, &n); alone++) {
+            if (alone == DTI_CHUNK) return true;
             dti_del(tx->store, DTI_T_ALONE, k.a, k.b, k.c);
             if (dti_task(tx, d->job, (uint32_t)k.c, &t)) pause_one(tx, &t);
         }
-        const dti_lane *lane = dti_get(tx->store, DTI_T_LANE, code / 8, d->job, code % 8, &n);
-        code = lane ? lane->next : 0;
+        const dti_lane *lane = dti_get(tx->store, DTI_T_LANE, type, d->job, prio, &n);
+        d->cursor = lane ? lane->next : 0;
     }
     return false;
 }
 
 bool dti_do_resume(dti_tx *tx, dti_todo *d) {
     dti_jobrow *j = dti_job(tx, d->job);
-    for (int i = 0; j && !j->paused && i < DTI_CHUNK && d->cursor < j->next; i++, dti_w(tx)->steps++) {
+    for (int i = 0; j && !j->paused && d->cursor < j->next && dti_spend(tx, i); i++) {
         dti_t t;
         const dti_taskrow *r = dti_look(tx, d->job, (uint32_t)d->cursor++);
         if (!r || !(r->wait & DTI_PAUSE) || !dti_task(tx, d->job, (uint32_t)d->cursor - 1, &t)) continue;
@@ -128,7 +130,7 @@ static void cancel(dti_tx *tx, dti_mark *m, uint64_t job, dti_jobrow *j) {
 // The children of one parent in a range: `cursor` is first << 32 | count.
 bool dti_do_cancel_kids(dti_tx *tx, dti_todo *d) {
     uint32_t first = (uint32_t)(d->cursor >> 32), count = (uint32_t)d->cursor;
-    for (int i = 0; i < DTI_CHUNK && count; i++, first++, count--, dti_w(tx)->steps++) {
+    for (int i = 0; count && dti_spend(tx, i); i++, first++, count--) {
         const dti_taskrow *r = dti_look(tx, d->job, first);
         if (!r) return false;
         if (r->parent == d->ord && first) cancel_tree(tx, d->job, first);

@@ -196,6 +196,7 @@ void dti_model_run(dti_tx *tx, dti_op *op) {
         tx->work = NULL;
         return;
     }
+    work.limit = op->kind == DTI_OP_SWEEP ? op->sweep.budget : tx->cascade ? tx->cascade : DTI_CASCADE;
     note_time(tx, work.meta);
     switch (op->kind) {
     case DTI_OP_START:
@@ -210,7 +211,7 @@ void dti_model_run(dti_tx *tx, dti_op *op) {
     case DTI_OP_ERA: dti_op_era(tx, &op->era); break;
     case DTI_OP_READ: break;
     }
-    if (op->kind != DTI_OP_SWEEP) dti_cascade(tx, DTI_CASCADE, false);
+    if (op->kind != DTI_OP_SWEEP) dti_cascade(tx, false);
     dti_leave(tx);
     tx->work = NULL;
 }

@@ -42,6 +42,7 @@ typedef struct {
     dti_arena *arena;
     int64_t now;                 // wall clock, us
     dti_effects fx;
+    uint32_t cascade;            // steps of an operation but sweep; 0: DTI_CASCADE
     void *work;                  // the model's own: cascade in progress
 } dti_tx;
 

@@ -35,7 +35,7 @@ typedef struct {                 // tx->work: one operation's
     dtask_str id;
     dti_todo *todo;              // waiting steps: [head, n)
     size_t head, n, cap;
-    uint32_t steps;              // taken
+    uint32_t steps, limit;       // taken; to be taken at most
     struct {                     // ready tasks on their way into one extent
         uint64_t job;
         uint32_t type, first, count;
@@ -71,7 +71,11 @@ static inline bool dti_bad(const dti_taskrow *r) {
     return r->state == DTI_FAILED || (r->state == DTI_SUCCEEDED && r->bad);
 }
 static inline bool dti_good(const dti_taskrow *r) { return r->state == DTI_SUCCEEDED && !r->bad; }
-static inline bool dti_ending(const dti_t *t) { return t->r->bits & DTI_CANCEL || t->j->state == DTI_JOB_CANCELLING; }
+// The job's flag counts at once, ahead of the pass. (With it nothing could be
+// seen of a pass in the wrong order.)
+static inline bool dti_ending(const dti_t *t) {
+    return t->r->bits & DTI_CANCEL || (t->j->state == DTI_JOB_CANCELLING && !DTI_PLANTED(CANCEL_DESCENDS));
+}
 enum { DTI_AWAITS = DTI_QUIET | DTI_MAIL | DTI_DUE };
 
 // A new row and its data, in no state yet (DTI_STATES): the caller admits or
@@ -91,12 +95,20 @@ void dti_due_clear(dti_tx *, dti_t *);
 
 // ---- todo.c -------------------------------------------------------------------
 void dti_push(dti_tx *, dti_do, uint64_t job, uint32_t ord, uint64_t cursor, uint8_t arg);
-// Takes steps until none waits or `steps` were taken in this operation;
+// Takes steps until none waits or the operation has taken its number;
 // stored: also those that earlier operations left.
-void dti_cascade(dti_tx *, uint32_t steps, bool stored);
+void dti_cascade(dti_tx *, bool stored);
 void dti_leave(dti_tx *);                        // the rest goes to todo
-// A pass takes up to this many rows as it is called once.
+// May a pass take its i-th row in this call? The first always (its step was
+// counted), the others while the operation has steps left.
 enum { DTI_CHUNK = 32 };
+static inline bool dti_spend(dti_tx *tx, int i) {
+    dti_work *w = dti_w(tx);
+    if (i == 0) return true;
+    if (i >= DTI_CHUNK || w->steps >= w->limit) return false;
+    w->steps++;
+    return true;
+}
 // The steps, by room: true: more remains, *d says from where.
 typedef bool dti_step(dti_tx *, dti_todo *d);
 dti_step dti_do_complete, dti_do_settle, dti_do_wake, dti_do_edges;            // life.c

@@ -146,12 +146,11 @@ void dti_op_sweep(dti_tx *tx, dti_sweep *s) {
     dti_work *w = dti_w(tx);
     int64_t next = INT64_MAX;
     dead(tx, s);
-    dti_cascade(tx, s->budget, true);
-    bool all = sweep_lapses(tx, s->budget, &next);
-    all &= sweep_due(tx, s->budget, &next);
-    dti_cascade(tx, s->budget, true);
+    // What is due does not wait for a long todo, nor that for what is due.
+    bool all = sweep_lapses(tx, s->budget / 4 + 1, &next);
+    all &= sweep_due(tx, s->budget / 2 + 1, &next);
     sweep_ticks(tx, s, &next);
-    dti_cascade(tx, s->budget, true);
+    dti_cascade(tx, true);
     s->steps = w->steps;
     s->next = !all || w->meta->todos || w->head < w->n ? tx->now : next;
 }

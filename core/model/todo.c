@@ -37,10 +37,10 @@ static bool take_stored(dti_tx *tx, dti_todo *out) {
     return true;
 }
 
-void dti_cascade(dti_tx *tx, uint32_t steps, bool stored) {
+void dti_cascade(dti_tx *tx, bool stored) {
     dti_work *w = dti_w(tx);
     dti_todo d;
-    while (w->steps < steps) {
+    while (w->steps < w->limit) {
         if (w->head < w->n) d = w->todo[w->head++];
         else if (!stored || !take_stored(tx, &d)) break;
         w->steps++;

@@ -17,6 +17,7 @@ typedef struct {
     dtask_str *skipped_for;      // by place; the holder's note where the row is made skipped
     dti_joined *joined;
     size_t cjoined;
+    bool told_joined;            // it awaits one of them
     struct taken { dti_hash h; bool was; dti_uniq old; } *taken; // keys, to give back if refused
     size_t ntaken, ctaken;
 } msg;
@@ -257,8 +258,8 @@ static void tell(msg *g) {
         if (r.first & DTI_HERE) { // places to ordinals: those made are dense
             uint32_t from = r.first & ~DTI_HERE, end = from + r.count < g->nchildren ? from + r.count : g->nchildren, first = 0, count = 0;
             for (uint32_t pos = from; pos < end; pos++) {
-                if (!g->ords[pos]) continue;
-                if (!count++) first = g->ords[pos];
+                if (!g->ords[pos]) g->told_joined = true;
+                else if (!count++) first = g->ords[pos];
             }
             r.first = first;
             r.count = count;
@@ -297,8 +298,8 @@ static void park(msg *g) {
     r->wait = m->mask;
     if (m->mask & DTI_DUE && !dti_ending(t)) r->due = m->due;
     r->park_seq = m->seq;
-    // Where a child of this message was joined, what is awaited may never come: the handler looks again.
-    if ((dti_holds(tx, t) && !DTI_PLANTED(PARK_BLIND)) || g->a->njoined) {
+    // One that it awaits is no child of its: it must look again.
+    if (g->told_joined || (dti_holds(tx, t) && !DTI_PLANTED(PARK_BLIND))) {
         if (!dti_ending(t)) r->due = 0;
         r->wait = 0;
         if (r->bits & DTI_JOURNAL) dti_log_add(tx, t, DTI_LOG_WOKE, r->logn, (dtask_str){0}, (dtask_str){0});
@@ -543,13 +544,13 @@ dtask_err dti_op_turn(dti_tx *tx, dti_turn *u) {
 
     u->answers = dti_need(tx, u->nmessages * sizeof *u->answers);
     for (uint32_t i = 0; i < u->nmessages; i++) apply(tx, u, &u->messages[i], &u->answers[i]);
-    dti_cascade(tx, DTI_CASCADE, false);
+    dti_cascade(tx, false);
     if (again) {
         dti_claim_again(tx, u);
     } else {
         w->nonce = u->nonce;
         dti_claim_all(tx, u, w);
-        dti_cascade(tx, DTI_CASCADE, true);
+        dti_cascade(tx, true);
     }
     wakes(tx, u);
     return DTASK_OK;
