@@ -444,7 +444,12 @@ static void already(msg *g) {
             s->over == DTI_OVER_RAISE || (s->same && differs)};
     }
     g->a->joined = g->joined;
-    if (m->end == DTI_END_PARK && m->seq == r->park_seq && r->state == DTI_RUNNING && !r->wait && !DTI_PLANTED(WAKE_LOST)) mail_now(g);
+    if (m->end != DTI_END_PARK || m->seq != r->park_seq || r->state != DTI_RUNNING || r->wait) return;
+    if (DTI_PLANTED(WAKE_LOST)) {
+        g->a->state = DTI_PARKED;
+        return;
+    }
+    mail_now(g); // the first answer said `now`, or a wake is on its way: it runs
 }
 
 static void apply(dti_tx *tx, const dti_turn *u, const dti_message *m, dti_answer *a) {
