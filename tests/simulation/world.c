@@ -130,7 +130,8 @@ static event next_event(sim *s) {
 
 // ---- operations ------------------------------------------------------------------------
 bool sim_op(sim *s, sim_rpc *r) {
-    dti_tx tx = {.store = &s->store.base, .arena = &r->arena, .now = s->wall};
+    // Every third world leaves its cascades to todo after a few steps.
+    dti_tx tx = {.store = &s->store.base, .arena = &r->arena, .now = s->wall, .cascade = s->seed % 3 == 0 ? 1 + s->seed / 3 % 12 : 0};
     jmp_buf trap;
     s->store.base.trap = s->store.in->trap = &trap;
     check_ended(s);
