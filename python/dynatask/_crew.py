@@ -109,12 +109,10 @@ class Crew:
             self._watch.set()
 
     def _watch_main(self) -> None:
-        while True:
+        while not self._watch_over:
             self._watch.wait()
-            if self._watch_over:
-                return
             time.sleep(_LONG)
-            self._watch.clear()
+            self._watch.clear()  # before the look at _watch_over: what is set after it is set in time
             for slot in self._slots:
                 if slot.outcomes:
                     slot.flush()
