@@ -135,7 +135,7 @@ class Frame:
             return _core.CANCELLED, _error_map(error)
         if isinstance(error, errors.Retry):
             return _core.RETRY, _encode([errors.describe(error), error.after, error.counted])
-        if isinstance(error, self.type.retry_on):
+        if isinstance(error, self.type.retry_on) and not isinstance(error, errors.Fatal):
             return _core.FAIL, _error_map(error)
         return _core.FATAL, _error_map(error)
 
