@@ -26,12 +26,19 @@ INCLUDE = HERE.parent / "core" / "include"
 sys.path.insert(0, str(HERE / "python" / "programs"))
 
 LIMIT = int(os.environ.get("DTASK_TEST_LIMIT", "120"))  # seconds; a hang is worth more as stacks than as a dead CI
+_stderr = 2
 _serial = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _stderr
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # the real one, for the watchdog
+        _stderr = os.dup(2)
 
 
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 
