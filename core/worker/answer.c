@@ -70,9 +70,7 @@ static void piece_answered(dtask_task *f, dti_piece *p, const dti_answer *a, nam
     u->index += p->count;
     u->from += p->count;
     u->n -= p->count;
-    if (u->n) return;
-    f->unsent = u->next;         // it stayed at the head
-    if (!f->unsent) f->unsent_last = NULL;
+    if (u->n) return;            // the rest stayed at the head of the outbox
     f->nunsent--;
     dti_unsent_free(u);
 }
@@ -180,13 +178,18 @@ static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, fram
     }
 }
 
-// The whole message was refused: the task ends with this error, and no retry.
-static void refuse(dtask_task *f, const dti_flight *fl, const char *type, const char *text) {
+// What was in flight will not be made.
+static void flight_drop(const dti_flight *fl) {
     for (uint32_t i = 0; i < fl->npieces; i++) {
         dti_unsent *u = fl->pieces[i].call;
         if (u->child) u->child->unmade = u->child->done = true;
-        if (!u->range) f->nunsent--, dti_unsent_free(u);
+        if (u != fl->frame->unsent) dti_unsent_free(u);
     }
+}
+
+// The whole message was refused: the task ends with this error, and no retry.
+static void refuse(dtask_task *f, const dti_flight *fl, const char *type, const char *text) {
+    flight_drop(fl);
     dti_unsent_drop(f);
     extras_free(f);
     f->value.n = 0;
@@ -256,11 +259,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
     case DTI_GAP:
         if (m->end && m->end != DTI_END_RELEASE)
             log_frame(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
-        for (uint32_t i = 0; i < fl->npieces; i++) {
-            dti_unsent *u = fl->pieces[i].call;
-            if (u->child) u->child->unmade = u->child->done = true;
-            if (!u->range) dti_unsent_free(u);
-        }
+        flight_drop(fl);
         dti_unsent_drop(f);
         dti_frame_lose(f);
         pthread_cond_broadcast(&w->moved);
@@ -330,8 +329,7 @@ void dti_frames_void(dti_turnbox *box) {
     for (uint32_t i = 0; i < box->n; i++) {
         dti_flight *fl = &box->flights[i];
         fl->frame->flying = false;
-        for (uint32_t k = 0; k < fl->npieces; k++)
-            if (!fl->pieces[k].call->range) dti_unsent_free(fl->pieces[k].call);
+        flight_drop(fl);
     }
     box->n = 0;
     for (dtask_task *f = box->w->all, *next; f; f = next) {

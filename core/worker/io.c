@@ -70,7 +70,7 @@ static void want_of(io *t, dti_handler *h, unsigned n) {
 static unsigned wanted(dtask_worker *w, const dti_handler *h, int64_t room, unsigned slots, double queued_us) {
     unsigned queued = w->ready[h->pool].n;
     int64_t n = room;
-    if (h->ahead && h->mean_us >= 0 && slots) {
+    if (h->ahead && h->mean_us >= 0 && slots && dti_mono_us() >= h->modest_until) {
         double spare = (double)DTI_AHEAD_US * slots - queued_us, mean = h->mean_us < 1 ? 1 : h->mean_us;
         if (spare > 0) n += spare / mean < w->conf.prefetch ? (int64_t)(spare / mean) : (int64_t)w->conf.prefetch;
         int64_t most = (int64_t)w->conf.prefetch + room - (int64_t)queued;
@@ -156,6 +156,7 @@ static void share(io *t, int64_t now) {
         dti_queue *q = &w->ready[h->pool];
         if (!h->queued || !q->n || now - q->first->queued_at < DTI_STALE_US) continue;
         if (!w->engine->ops->hungry(w->engine, w->bell, h->info->no)) continue;
+        h->modest_until = now + DTI_LOOK_US;
         unsigned keep = h->queued / 2;
         dti_queue rest = {0};
         for (dtask_task *f; (f = dti_queue_pop(q));) {

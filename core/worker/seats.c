@@ -361,7 +361,6 @@ dtask_err dtask_b_sit(dtask_worker *w, int kind, unsigned slots) {
     if (w->io_sleeps) dti_io_ring(w); // there is room now
     pthread_mutex_unlock(&w->lock);
     here = s;
-    if (s->pool == DTI_POOL_THREAD) dti_in_handler = true;
     return DTASK_OK;
 }
 
@@ -389,7 +388,6 @@ void dtask_b_leave(dtask_worker *w) {
     dti_seat *s = seat_of(w);
     if (!s) return;
     here = NULL;
-    dti_in_handler = false;
     if (dti_app_check(w->app) && !w->app->closed) return; // a fork's copy
     pthread_mutex_lock(&w->lock);
     for (dtask_task *f = w->all, *next; f; f = next) {

@@ -69,6 +69,7 @@ typedef struct {
     unsigned wanted, got;        // of the turn in flight
     unsigned queued;             // claimed, not begun
     double mean_us;              // of a run; < 0: none seen
+    int64_t modest_until;        // monotonic: others were hungry, nothing is claimed ahead
 } dti_handler;
 
 typedef struct { uint32_t no, handler; } dti_served; // a type row (name, version)

@@ -1,0 +1,397 @@
+// Attempts, crashes, cancelling, timeouts, draining.
+#include "worker_rig.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const ONE[] = {"slots", "1", NULL};
+static atomic_int runs, fails;
+
+static dtask_err add(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    return err ? err : dtask_done(t, "i", n + 1);
+}
+
+// ---- retries ---------------------------------------------------------------------
+
+static dtask_err shaky(dtask_task *t, void *arg) { // fails n times
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (err) return err;
+    runs++;
+    if (fails++ < n) return dtask_fail(t, DTASK_EINTERNAL, "not yet");
+    return dtask_done(t, "i", (int64_t)runs);
+}
+
+BOTH(worker_life, retries) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"shaky", "n:i -> i; retries=2 backoff=0.01", shaky}, {0}}, ONE);
+    int64_t n = 0;
+    runs = fails = 0;
+    OK(rig_run(&r, "shaky", 2, &n));
+    cr_assert_eq(n, 3);
+    runs = fails = 0;
+    FAILS(rig_run(&r, "shaky", 3, &n), DTASK_EFAILED);
+    cr_assert(strstr(dtask_err_detail(), "not yet"), "%s", dtask_err_detail());
+    cr_assert_eq(runs, 3);
+    rig_close(&r);
+}
+
+static dtask_err again(dtask_task *t, void *arg) {
+    (void)arg;
+    return runs++ < 2 ? dtask_retry(t, 5) : dtask_done(t, "i", (int64_t)runs);
+}
+
+BOTH(worker_life, retry_counts) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"again", "n:i -> i; retries=2", again}, {0}}, ONE);
+    int64_t n = 0;
+    runs = 0;
+    OK(rig_run(&r, "again", 0, &n));
+    cr_assert_eq(n, 3);
+    rig_close(&r);
+}
+
+// A retry finds what was good, and makes the others anew.
+static dtask_err parent(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t x = 0, y = 0;
+    dtask_child *good, *bad;
+    dtask_err err = dtask_spawn(t, "add", NULL, &good, "i", (int64_t)1);
+    if (!err) err = dtask_spawn(t, "shaky", DTASK_OPTS("retries", "0"), &bad, "i", (int64_t)1);
+    if (!err) err = dtask_wait(t, good, -1);
+    if (!err) err = dtask_child_result(good, "i", &x);
+    if (!err) err = dtask_wait(t, bad, -1);
+    if (!err) err = dtask_child_result(bad, "i", &y);
+    return err ? err : dtask_done(t, "i", x * 100 + y);
+}
+
+BOTH(worker_life, a_retry_makes_the_failed_anew) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"shaky", "n:i -> i", shaky},
+        {"parent", "n:i -> i; retries=1 backoff=0.001", parent}, {0}}, ONE);
+    int64_t n = 0;
+    runs = fails = 0;
+    dtask_job *job = rig_job(&r, "parent", NULL, 0);
+    OK(dtask_job_wait(job, 20000));
+    cr_assert_eq(rig_count(job, "added"), 4); // root, add, shaky twice
+    cr_assert_eq(rig_count(job, "failed"), 1);
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 202);
+    rig_close(&r);
+}
+
+// ---- crashes --------------------------------------------------------------------
+
+static gate crash = GATE;
+static atomic_int attempts;
+
+// Its worker is killed between the children and the end of the first run.
+static dtask_err survivor(dtask_task *t, void *arg) {
+    rig *r = arg;
+    int64_t n, x, sum = 0;
+    dtask_child *c[50], *b;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    int attempt = ++attempts;
+    for (int64_t i = 0; i < 50 && !err; i++) err = dtask_spawn(t, "add", NULL, &c[i], "i", i % 7);
+    if (!err) err = dtask_map(t, "add", NULL, &b, 0, 3000, "");
+    if (!err) err = dtask_wait(t, n ? c[3] : NULL, -1);
+    if (err) return err;
+    if (attempt == 1) {
+        rig_kill(r, r->worker);
+        // Any call says so once the worker knows.
+        while (!(err = dtask_progress(t, 1, 2))) rig_pause(1);
+        if (err == DTASK_ELOST) gate_open(&crash);
+        return err;
+    }
+    if ((err = dtask_wait(t, NULL, -1))) return err;
+    for (int64_t i = 0; i < 50 && !err; i++) {
+        err = dtask_child_result(c[i], "i", &x);
+        sum += x;
+    }
+    if (!err) err = dtask_wait(t, b, -1);
+    for (uint64_t i = 0; i < 3000 && !err; i += 100) {
+        dtask_child *item;
+        if ((err = dtask_child_at(b, i, &item)) || (err = dtask_child_result(item, "i", &x))) break;
+        if (x != (int64_t)i + 1) return dtask_fail(t, DTASK_EFATAL, "item %d gives %d", (int)i, (int)x);
+    }
+    return err ? err : dtask_done(t, "i", sum);
+}
+
+BOTH(worker_life, a_crash_doubles_nothing) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"survivor", "n:i -> i", survivor}, {0}}, ONE);
+    for (int how = 0; how < 2; how++) {
+        int64_t n = 0, want = 0;
+        attempts = 0;
+        dtask_job *job = rig_job(&r, "survivor", NULL, how);
+        OK(dtask_job_wait(job, 40000));
+        cr_assert_eq(gate_at(&crash), how + 1);
+        cr_assert_eq(attempts, 2);
+        cr_assert_eq(rig_count(job, "added"), 3051);
+        cr_assert_eq(rig_count(job, "succeeded"), 3051);
+        OK(rig_end(job, &n));
+        for (int i = 0; i < 50; i++) want += i % 7 + 1;
+        cr_assert_eq(n, want);
+    }
+    rig_close(&r);
+}
+
+// A crash re-run is given the failure that it was given before.
+static dtask_err replays(dtask_task *t, void *arg) {
+    rig *r = arg;
+    dtask_child *c;
+    int attempt = ++attempts;
+    dtask_err err = dtask_spawn(t, "shaky", NULL, &c, "i", (int64_t)1);
+    if (!err) err = dtask_wait(t, c, -1);
+    if (err != DTASK_EFAILED) return dtask_fail(t, DTASK_EFATAL, "attempt %d: wait gave %s", attempt, dtask_err_name(err));
+    if (attempt == 1) {
+        rig_kill(r, r->worker);
+        while (!(err = dtask_progress(t, 1, 2))) rig_pause(1);
+        return err;
+    }
+    return dtask_done(t, "i", (int64_t)attempt);
+}
+
+BOTH(worker_life, a_crash_replays_failures) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"shaky", "n:i -> i", shaky}, {"replays", "n:i -> i", replays}, {0}}, ONE);
+    int64_t n = 0;
+    runs = fails = attempts = 0;
+    dtask_job *job = rig_job(&r, "replays", NULL, 0);
+    OK(dtask_job_wait(job, 20000));
+    cr_assert_eq(rig_count(job, "added"), 2);
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 2);
+    cr_assert_eq(runs, 1);
+    rig_close(&r);
+}
+
+// ---- cancelling, timeouts ---------------------------------------------------------
+
+static gate begun = GATE;
+
+static dtask_err waits_for_cancel(dtask_task *t, void *arg) {
+    (void)arg;
+    gate_open(&begun);
+    while (!dtask_cancelled(t)) rig_pause(1);
+    return DTASK_ECANCELLED;
+}
+
+static dtask_err holds_child(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *c;
+    dtask_err err = dtask_spawn(t, "sleeper", NULL, &c, "i", (int64_t)0);
+    if (!err) err = dtask_wait(t, c, -1);
+    return err;
+}
+
+BOTH(worker_life, cancel_reaches_running_and_parked) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"sleeper", "n:i", waits_for_cancel}, {"holds", "n:i", holds_child}, {0}}, ONE);
+    int64_t n;
+    dtask_job *job = rig_job(&r, "holds", NULL, 0);
+    gate_wait(&begun, 1);
+    OK(dtask_job_control(job, "cancel"));
+    OK(dtask_job_wait(job, 20000));
+    cr_assert_eq(rig_count(job, "cancelled"), 2);
+    FAILS(rig_end(job, &n), DTASK_ECANCELLED);
+    rig_close(&r);
+}
+
+static dtask_err slow(dtask_task *t, void *arg) {
+    (void)arg;
+    if (runs++) return dtask_done(t, "i", (int64_t)runs);
+    while (!dtask_cancelled(t)) rig_pause(1);
+    return dtask_done(t, "i", (int64_t)-1); // too late: refused
+}
+
+BOTH(worker_life, timeout_is_an_attempt) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"slow", "n:i -> i; timeout=0.05 retries=1 backoff=0.001", slow}, {0}}, ONE);
+    int64_t n = 0;
+    runs = 0;
+    OK(rig_run(&r, "slow", 0, &n));
+    cr_assert_eq(n, 2);
+    rig_close(&r);
+}
+
+static gate stuck = GATE;
+
+static dtask_err hangs(dtask_task *t, void *arg) {
+    (void)t;
+    (void)arg;
+    gate_open(&begun);
+    gate_wait(&stuck, 1);
+    return DTASK_OK;
+}
+
+BOTH(worker_life, all_slots_leaked_ends_the_worker) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"hangs", "n:i; timeout=0.02", hangs}, {0}}, ONE);
+    int64_t n = 0;
+    FAILS(rig_run(&r, "hangs", 0, &n), DTASK_EFAILED);
+    cr_assert(strstr(dtask_err_detail(), "timeout"), "%s", dtask_err_detail());
+    FAILS(dtask_worker_run(r.worker), DTASK_ETIMEOUT);
+    gate_open(&stuck);
+    dtask_worker_free(r.worker);
+    dtask_close(r.app);
+}
+
+// ---- draining ------------------------------------------------------------------------
+
+static dtask_err waits_for_gate(dtask_task *t, void *arg) {
+    (void)arg;
+    gate_open(&begun);
+    gate_wait(&stuck, 1);
+    return dtask_done(t, "i", (int64_t)7);
+}
+
+BOTH(worker_life, drain_lets_handlers_finish) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"held", "n:i -> i", waits_for_gate}, {"add", "n:i -> i", add}, {0}}, ONE);
+    int64_t n = 0;
+    dtask_job *job = rig_job(&r, "held", NULL, 0);
+    gate_wait(&begun, 1);
+    dtask_job *later = rig_job(&r, "add", NULL, 1);
+    dtask_worker_stop(r.worker, 20000);
+    gate_open(&stuck);
+    OK(dtask_worker_run(r.worker));
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 7);
+    cr_assert_eq(rig_count(later, "ready"), 1);
+    dtask_worker *second = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    OK(dtask_worker_start(second));
+    OK(rig_end(later, &n));
+    dtask_worker_free(r.worker);
+    r.worker = second;
+    rig_close(&r);
+}
+
+BOTH(worker_life, a_second_stop_gives_back_at_once) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"held", "n:i -> i", waits_for_gate}, {0}}, ONE);
+    int64_t n = 0;
+    dtask_job *job = rig_job(&r, "held", NULL, 0);
+    gate_wait(&begun, 1);
+    dtask_worker_stop(r.worker, 20000);
+    dtask_worker_stop(r.worker, 20000);
+    OK(dtask_worker_run(r.worker));
+    cr_assert_eq(rig_count(job, "ready"), 1);
+    gate_open(&stuck);
+    dtask_worker *second = rig_worker(&r, (rig_handler[]){{"held", "n:i -> i", waits_for_gate}, {0}}, ONE);
+    OK(dtask_worker_start(second));
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 7);
+    dtask_worker_free(r.worker);
+    r.worker = second;
+    rig_close(&r);
+}
+
+// Parked frames of a worker that drains go on in another.
+BOTH(worker_life, drain_hands_parked_on) {
+    rig r;
+    rig_handler both[] = {{"held", "n:i -> i", waits_for_gate}, {"holds2", "n:i", holds_child}, {"sleeper", "n:i -> i", waits_for_gate}, {0}};
+    rig_open(&r, scheme, both, ONE);
+    int64_t n = 0;
+    dtask_job *job = rig_job(&r, "holds2", NULL, 0);
+    gate_wait(&begun, 1);
+    dtask_worker *second = rig_worker(&r, both, ONE);
+    OK(dtask_worker_start(second));
+    dtask_worker_stop(r.worker, 20000);
+    gate_open(&stuck);
+    OK(dtask_worker_run(r.worker));
+    dtask_worker_free(r.worker);
+    r.worker = second;
+    OK(rig_end(job, &n));
+    rig_close(&r);
+}
+
+// ---- who serves what ------------------------------------------------------------------
+
+static gate called = GATE;
+static char called_id[64];
+
+static void on_end(dtask_job *job, void *arg) {
+    (void)arg;
+    dtask_str id;
+    uint64_t ok = 0;
+    dtask_job_info(job, "id:s succeeded:u", &id, &ok);
+    snprintf(called_id, sizeof called_id, "%.*s %d", (int)id.n, id.p, (int)ok);
+    gate_open(&called);
+}
+
+BOTH(worker_life, on_complete_runs_once) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"unused", "n:i -> i", add}, {0}}, ONE);
+    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    OK(dtask_worker_on_complete(w, "add", on_end, NULL));
+    OK(dtask_worker_start(w));
+    int64_t n;
+    OK(rig_end(rig_job(&r, "add", DTASK_OPTS("id", "j1"), 1), &n));
+    gate_wait(&called, 1);
+    cr_assert_str_eq(called_id, "j1 1");
+    OK(rig_end(rig_job(&r, "add", DTASK_OPTS("id", "j2"), 1), &n));
+    gate_wait(&called, 2);
+    cr_assert_str_eq(called_id, "j2 1");
+    cr_assert_eq(gate_at(&called), 2);
+    dtask_worker_free(w);
+    rig_close(&r);
+}
+
+BOTH(worker_life, another_signature_is_refused) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"add", "n:s -> i", add}, {0}}, ONE);
+    FAILS(dtask_worker_start(w), DTASK_ECONFLICT);
+    cr_assert(strstr(dtask_err_detail(), "n:i") && strstr(dtask_err_detail(), "n:s"), "%s", dtask_err_detail());
+    dtask_worker_free(w);
+    FAILS(dtask_worker_add(r.worker, "late", NULL, add, NULL), DTASK_EUSAGE);
+    rig_close(&r);
+}
+
+static dtask_err fib(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n, x, y;
+    dtask_child *a, *b;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (err || n < 2) return err ? err : dtask_done(t, "i", n);
+    if ((err = dtask_spawn(t, "fib", NULL, &a, "i", n - 1)) || (err = dtask_spawn(t, "fib", NULL, &b, "i", n - 2))) return err;
+    if ((err = dtask_wait(t, NULL, -1))) return err;
+    if ((err = dtask_child_result(a, "i", &x)) || (err = dtask_child_result(b, "i", &y))) return err;
+    return dtask_done(t, "i", x + y);
+}
+
+BOTH(worker_life, two_workers_one_tree) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"fib", "n:i -> i", fib}, {0}}, DTASK_OPTS("slots", "3"));
+    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"fib", "n:i -> i", fib}, {0}}, DTASK_OPTS("slots", "2"));
+    OK(dtask_worker_start(w));
+    int64_t n = 0;
+    OK(rig_run(&r, "fib", 15, &n));
+    cr_assert_eq(n, 610);
+    dtask_worker_free(w);
+    rig_close(&r);
+}
+
+// A slow claim does not hold up the ones behind it: a worker that sleeps gets them.
+BOTH(worker_life, claims_go_to_the_hungry) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"held", "n:i -> i", waits_for_gate}, {"add", "n:i -> i", add}, {0}}, ONE);
+    int64_t n = 0;
+    OK(rig_run(&r, "add", 1, &n)); // its time is known
+    dtask_job *slow_one = rig_job(&r, "held", NULL, 0);
+    gate_wait(&begun, 1);
+    dtask_job *jobs[20];
+    for (int i = 0; i < 20; i++) jobs[i] = rig_job(&r, "add", NULL, i);
+    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    OK(dtask_worker_start(w));
+    for (int i = 0; i < 20; i++) OK(rig_end(jobs[i], &n));
+    gate_open(&stuck);
+    OK(rig_end(slow_one, &n));
+    dtask_worker_free(w);
+    rig_close(&r);
+}
