@@ -213,5 +213,6 @@ void dti_model_run(dti_tx *tx, dti_op *op) {
     }
     if (op->kind != DTI_OP_SWEEP) dti_cascade(tx, false);
     dti_leave(tx);
+    if (op->kind == DTI_OP_TURN) op->turn.todo = tx->fx.todo;
     tx->work = NULL;
 }

@@ -34,7 +34,7 @@ typedef struct {                 // what a transaction did that others wait for
     uint32_t *types; size_t ntypes, ctypes;     // have new ready tasks (no duplicates)
     uint64_t *workers; size_t nworkers, cworkers; // have new wakes
     dti_hash *ended; size_t nended, cended;     // hashes of ids of jobs that ended
-    bool todo;                   // work was left: a sweep is due at once
+    bool todo;                   // work that somebody waits for was left: a sweep is due at once
 } dti_effects;                   // lies in the arena
 
 typedef struct {
@@ -182,6 +182,7 @@ typedef struct {
     dti_claim *claims; uint32_t nclaims;
     dti_wake *wakes; uint32_t nwakes;
     bool drain;                  // run dry: a task waits to run alone
+    bool todo;                   // as in dti_effects: sweep at once
 } dti_turn;
 
 // ---- 4. read -----------------------------------------------------------------

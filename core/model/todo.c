@@ -49,12 +49,20 @@ void dti_cascade(dti_tx *tx, bool stored) {
     dti_lane_flush(tx);
 }
 
+// What only makes room comes after what somebody waits for.
+static bool lazy(const dti_todo *d) { return d->kind == DTI_DO_DROP || d->kind == DTI_DO_LANES || d->kind == DTI_DO_PURGE; }
+static const uint64_t LAZY = 1ull << 63;
+
 void dti_leave(dti_tx *tx) {
     dti_work *w = dti_w(tx);
     dti_lane_flush(tx);
     for (; w->head < w->n; w->head++) {
-        dti_put(tx->store, DTI_T_TODO, w->meta->next_todo++, 0, 0, &w->todo[w->head], sizeof *w->todo);
+        dti_todo *d = &w->todo[w->head];
+        dti_put(tx->store, DTI_T_TODO, w->meta->next_todo++ | (lazy(d) ? LAZY : 0), 0, 0, d, sizeof *d);
         w->meta->todos++;
     }
-    tx->fx.todo = w->meta->todos != 0;
+    dti_key k = {0};
+    const void *v;
+    size_t n;
+    tx->fx.todo = w->meta->todos && tx->store->ops->seek(tx->store, DTI_T_TODO, 0, &k, &v, &n) && k.a < LAZY;
 }

@@ -318,6 +318,7 @@ static void exchange(io *t, bool sweep) {
         }
         w->alive_at = now;
         t->next_look = now + DTI_LOOK_US;
+        if (turn->todo) t->next_sweep = now;
         if (turn->status == DTI_TURN_OK) {
             dti_answers(&t->box, turn);
             pthread_mutex_lock(&w->lock);
