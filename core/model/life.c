@@ -228,7 +228,11 @@ static bool deps_good(dti_tx *tx, const dti_t *t) {
 
 bool dti_do_wake(dti_tx *tx, dti_todo *d) {
     dti_t t;
-    if (!dti_task(tx, d->job, d->ord, &t) || t.r->state != DTI_PARKED || t.r->owner || !dti_holds(tx, &t)) return false;
+    if (!dti_task(tx, d->job, d->ord, &t) || t.r->state != DTI_PARKED || t.r->owner) return false;
+    if (!dti_holds(tx, &t)) { // the clock was set back since its time came
+        if (t.r->wait & DTI_DUE) dti_put(tx->store, DTI_T_DUE, (uint64_t)t.r->due, t.job, t.ord, NULL, 0);
+        return false;
+    }
     bool then = t.r->wait & DTI_THEN;
     if (then && !dti_ending(&t) && (t.r->bad || !deps_good(tx, &t)) && !DTI_PLANTED(THEN_RUNS)) {
         dti_finish(tx, &t, DTI_FAILED, DTI_R_CHILDREN);

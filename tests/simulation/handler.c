@@ -663,7 +663,7 @@ void frame_answer(sim *s, sim_frame *f, const dti_message *m, const dti_answer *
     if (a->cancelling)
         f->cancel = true;
     bool park = m->end == DTI_END_PARK;
-    bool now = park && (a->status == DTI_OK ? a->now : a->state == DTI_RUNNING && a->mask == 0);
+    bool now = park && a->now;
     if (park && now) {
         if (a->status == DTI_OK)
             frame_mails(s, f, a->mails, a->nmails, a->more);

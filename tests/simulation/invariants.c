@@ -150,6 +150,8 @@ static void check_cancel(sim *s, uint64_t no, uint32_t i, const mjob *j, const m
     if (dti_terminal(r->state))
         return;
     bool job = j->row.state == DTI_JOB_CANCELLING, marked = r->bits & DTI_CANCEL;
+    if (j->todo[DTI_DO_CANCEL_JOB] == 1 && i < j->cancelled_to && !marked)
+        FAIL("CANCEL_PASS", AT "still %s, though the cancel pass is at %llu: a parent goes before its children", WHO, dti_state_names[r->state], (unsigned long long)j->cancelled_to);
     if (!job && !marked) {
         if (i && j->t[r->parent].row.bits & DTI_CANCEL && !j->todo[DTI_DO_CANCEL])
             FAIL("CANCEL_INHERITED", AT "lives on below a cancelled task", WHO);
@@ -299,7 +301,8 @@ static void check_effects(sim *s, const dti_effects *fx) {
                 told |= fx->workers[i] == r->k.a;
         } else if (r->t == DTI_T_JOB) {
             const dti_jobrow *is = r->now, *was = r->old;
-            if (is->state >= DTI_JOB_SUCCEEDED && (!was || was->state < DTI_JOB_SUCCEEDED)) {
+            // (Without an id it was forgotten at once: nobody can wait for it.)
+            if (is->state >= DTI_JOB_SUCCEEDED && (!was || was->state < DTI_JOB_SUCCEEDED) && s->m.jobs[r->k.a].id.n) {
                 dti_hash h = dti_id_hash(s->m.jobs[r->k.a].id);
                 told = false;
                 for (size_t i = 0; i < fx->nended; i++)

@@ -321,7 +321,10 @@ void mirror_apply(mirror *m, const watch_row *r) {
             if (t->job < m->nworkers)
                 m->workers[t->job].todo += by;
         } else {
-            job_at(m, t->job)->todo[t->kind] += (uint8_t)by;
+            mjob *j = job_at(m, t->job);
+            j->todo[t->kind] += (uint8_t)by;
+            if (t->kind == DTI_DO_CANCEL_JOB && r->now)
+                j->cancelled_to = t->cursor;
             if (t->kind <= DTI_DO_CANCEL)
                 task_at(m, t->job, t->ord)->todo[t->kind] += (uint8_t)by;
         }

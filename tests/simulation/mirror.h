@@ -31,6 +31,7 @@ typedef struct {
     dti_jobrow row;
     mtask *t; uint32_t cap, n;              // n: highest ord seen + 1
     uint8_t todo[DTI_DO_KINDS];             // todo items that name it or a task of it, by kind
+    uint64_t cancelled_to;                  // where the pass of its cancel is
     uint32_t emits, listed;                 // LOG rows of the job, JOBS rows
     uint32_t ended;                         // how often it became terminal
     dtask_str id;

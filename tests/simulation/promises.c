@@ -32,6 +32,26 @@ void check_turn_before(sim *s, const dti_turn *t, turn_before *b) {
     }
 }
 
+// Of the children that it told, those that are complete must be in its mail
+// by this very message, though it may have told them before.
+static void check_told(sim *s, const dti_message *m, const dti_answer *a) {
+    for (uint32_t i = 0; i < m->ntold && a->njoined == 0 && !a->cancelling; i++)
+        for (uint32_t k = 0; k < m->told[i].count; k++) {
+            uint32_t first = m->told[i].first, ord = (first & DTI_HERE ? a->first + (first & ~DTI_HERE) : first) + k;
+            const mtask *c = mirror_task(&s->m, m->job, ord);
+            if (!c || !dti_terminal(c->row.state) || c->row.parent != m->ord || (m->told[i].bad_only && !mtask_bad(c)))
+                continue;
+            bool logged = false;
+            for (size_t w = 0; w < s->store.nrows && !logged; w++) {
+                const watch_row *r = &s->store.rows[w];
+                const dti_log *l = r->now;
+                logged = r->t == DTI_T_LOG && l && !r->old && r->k.a == m->job && r->k.b == m->ord && l->kind == DTI_LOG_KID && l->ord == ord;
+            }
+            if (!logged)
+                FAIL("TOLD_LOGGED", "job %llu task %u: told of %u, which is complete, and no mail came", LL m->job, m->ord, ord);
+        }
+}
+
 static void check_accepted(sim *s, const dti_message *m, const dti_answer *a) {
     const mtask *t = mirror_task(&s->m, m->job, m->ord);
     if (!t)
@@ -46,6 +66,7 @@ static void check_accepted(sim *s, const dti_message *m, const dti_answer *a) {
         if (!c || c->row.parent != m->ord)
             FAIL("LOST_CHILD", "job %llu task %u: its child %u is not there", LL m->job, m->ord, a->first + i);
     }
+    check_told(s, m, a);
     for (uint32_t i = 0; i < m->nacks; i++) {
         const mtask *c = m->acks[i].ref & DTI_HERE ? NULL : mirror_task(&s->m, m->job, m->acks[i].ref);
         if (c && (!(c->row.bits & DTI_SEEN) || (m->acks[i].replaced && !(c->row.bits & DTI_REPLACED))))
@@ -80,7 +101,7 @@ static void check_claim(sim *s, const dti_turn *t, const dti_claim *c) {
         return;
     if (c->token != t->nonce)
         FAIL("CLAIM_HELD", "job %llu task %u: its token is not the turn's nonce", LL c->job, c->ord);
-    if (j->row.state != DTI_JOB_RUNNING || k->row.bits & DTI_CANCEL)
+    if (j->row.state != DTI_JOB_RUNNING || c->row.bits & DTI_CANCEL)
         FAIL("CLAIM_AFTER_CANCEL", "job %llu task %u: claimed, though cancelled", LL c->job, c->ord);
     if (j->row.paused && !j->todo[DTI_DO_PAUSE])
         FAIL("CLAIM_PAUSED", "job %llu task %u: claimed, though its job is paused", LL c->job, c->ord);
@@ -115,7 +136,10 @@ void check_turn_after(sim *s, const dti_turn *t, const turn_before *b) {
     }
     if (t->status != DTI_TURN_OK)
         FAIL("TURN_REFUSED", "turn %llx of worker %llu was refused: %d", LL t->nonce, LL t->worker, (int)t->status);
-    if (b->resent)
+    bool anew = false; // a message that was refused as too big may fit now
+    for (uint32_t i = 0; i < t->nmessages; i++)
+        anew |= b->expect[i] == DTI_OK;
+    if (b->resent && !anew)
         check_unchanged(s, "RESEND_CHANGES", t->worker);
     for (uint32_t i = 0; i < t->nmessages; i++) {
         const dti_message *m = &t->messages[i];
@@ -130,6 +154,9 @@ void check_turn_after(sim *s, const dti_turn *t, const turn_before *b) {
         if (a->status == DTI_OK && b->expect[i] == DTI_OK)
             check_accepted(s, m, a);
         const mtask *k = mirror_task(&s->m, m->job, m->ord);
+        bool woken = k && m->end == DTI_END_PARK && m->seq == k->row.park_seq && k->row.state == DTI_RUNNING && !k->row.wait && k->row.token == m->token;
+        if (a->status == DTI_ALREADY && b->resent && woken && !a->now)
+            FAIL("ALREADY_STATE", "job %llu task %u: a resent park is answered `already`, and not that the task runs", LL m->job, m->ord);
         if (a->status == DTI_ALREADY && b->resent && k && (a->state != k->row.state || a->mask != k->row.wait))
             FAIL("ALREADY_STATE", "job %llu task %u: `already` says %u mask %u, its row %u mask %u", LL m->job, m->ord, a->state, a->mask, k->row.state, k->row.wait);
     }

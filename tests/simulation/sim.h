@@ -131,6 +131,7 @@ typedef struct sim {
     prng r;
     uint32_t faults;   // bit per sim_fault
     prog_conf conf;
+    uint32_t cascade;  // steps of an operation before it leaves a todo
     int64_t now, wall; // virtual; wall is ahead of now by what the clock was set
     uint64_t step, events;
     bool calm;         // faults are off, all shall end

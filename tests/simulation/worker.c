@@ -23,6 +23,7 @@ void worker_join(sim *s, int wi) {
     w->renewed = s->now;
     w->run = s->run;
     w->lease = s->faults >> FT_LEASE & 1 ? 1000000 : 0;
+    s->stats->faults[FT_LEASE] += w->lease != 0;
     sim_rpc *r = sim_rpc_new(s, DTI_OP_HELLO);
     dti_hello *h = &r->op.hello;
     *h = (dti_hello){.name = sim_printf(s, "w%d.%u", wi, w->incarnation), .lease_us = w->lease};

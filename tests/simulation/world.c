@@ -130,8 +130,7 @@ static event next_event(sim *s) {
 
 // ---- operations ------------------------------------------------------------------------
 bool sim_op(sim *s, sim_rpc *r) {
-    // Every third world leaves its cascades to todo after a few steps.
-    dti_tx tx = {.store = &s->store.base, .arena = &r->arena, .now = s->wall, .cascade = s->seed % 3 == 0 ? 1 + s->seed / 3 % 12 : 0};
+    dti_tx tx = {.store = &s->store.base, .arena = &r->arena, .now = s->wall, .cascade = s->cascade};
     jmp_buf trap;
     s->store.base.trap = s->store.in->trap = &trap;
     check_ended(s);
@@ -205,6 +204,7 @@ static void draw(sim *s) {
     }
     s->conf.budget = prng_chance(&s->r, 100) ? 60 : prng_range(&s->r, 2, 24);
     s->conf.salt = prng_next(&s->r);
+    s->cascade = prng_chance(&s->r, 500) ? prng_range(&s->r, 1, 8) : 0; // tight: much is left to todo
 }
 
 static void make_store(sim *s) {

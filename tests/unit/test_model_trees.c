@@ -337,3 +337,24 @@ Test(trees, a_new_era_voids_all_tokens) {
     rig_run(&g, &op);
     cr_assert_not(op.era.fresh);
 }
+
+// What a cold frame waited for was there, its wake was left to todo, and the
+// clock was set back before it came to that: its time must come again.
+// (Found by the simulator.)
+Test(trees, a_due_wait_survives_a_clock_set_back) {
+    dti_message m = rig_to(&root, ++seq, DTI_END_PARK);
+    m.mask = DTI_DUE;
+    m.how = DTI_COLD;
+    m.due = g.now + 1000;
+    cr_assert_eq(rig_send(&g, m).status, DTI_OK);
+    g.now += 1000;
+    dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 1}};
+    rig_run(&g, &op);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_PARKED, "its wake is left to todo");
+    g.now -= 500;
+    rig_sweep(&g);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_PARKED);
+    g.now += 500;
+    rig_sweep(&g);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_READY);
+}
