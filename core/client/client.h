@@ -199,6 +199,8 @@ void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *l
 // EFAILED, ECANCELLED, ESKIPPED; 0 for a good end (*out: the result).
 dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
 const char *dti_reason_name(uint8_t reason);       // "after", "lost"; "" for none
+// How a job ended: as its root, but a cancelled job is cancelled whatever its root did.
+dti_mail dti_job_mail(const dti_jobview *);
 // Sets the thread's detail from an error map: "ValueError: no such page (task c-42/17, 3 attempts)".
 dtask_err dti_fail_map(dtask_err err, dtask_str error_map);
 

@@ -41,6 +41,13 @@ static void copy_text(dti_buf *b, dtask_str error, const char *key, const char *
     else dti_mp_put_strz(b, otherwise);
 }
 
+dti_mail dti_job_mail(const dti_jobview *v) {
+    dti_mail end = v->root.end;
+    if (v->row.state == DTI_JOB_CANCELLED && (end.bad || end.state != DTI_CANCELLED))
+        end = (dti_mail){.state = DTI_CANCELLED, .attempts = end.attempts};
+    return end;
+}
+
 dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
     static const char nil[] = "\xc0";
     if (mail->state == DTI_SUCCEEDED && !mail->bad) {

@@ -143,10 +143,18 @@ static dtask_err not_found(const dtask_job *job) {
     return dti_fail(DTASK_ENOTFOUND, "There is no job or task %s: it never was, or was removed after its retention.", job->id);
 }
 
-static dtask_err read_task(dtask_job *job, dti_arena *arena, dti_op *op) {
-    *op = (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_TASK, .id = job->job, .ord = job->ord, .whole = true}};
-    dtask_err err = dti_engine_call(job->app->engine, arena, op);
-    return err ? err : op->read.n ? DTASK_OK : not_found(job);
+// The handle's task, and how it ended if it did. "job" is the whole job: a
+// cancelled one is cancelled, whatever its root did. "job/0" is that root.
+static dtask_err read_end(dtask_job *job, dti_arena *arena, bool *out_ended, dti_mail *out) {
+    bool whole = !strchr(job->id, '/');
+    dti_op op = {.kind = DTI_OP_READ, .read = {.what = whole ? DTI_READ_JOB : DTI_READ_TASK, .id = job->job, .ord = job->ord, .whole = true}};
+    dtask_err err = dti_engine_call(job->app->engine, arena, &op);
+    if (!err && !op.read.n) err = not_found(job);
+    if (err) return err;
+    const dti_taskview *task = whole ? &op.read.jobs[0].root : &op.read.tasks[0];
+    *out_ended = dti_terminal(task->row.state);
+    *out = whole ? dti_job_mail(&op.read.jobs[0]) : task->end;
+    return DTASK_OK;
 }
 
 static dtask_err remember_end(dtask_job *job, const dti_mail *end) {
@@ -181,10 +189,11 @@ dtask_err dti_job_look(dtask_job *job, bool *out_ended) {
     *out_ended = has_ended(job);
     if (*out_ended) return DTASK_OK;
     dti_arena arena = {0};
-    dti_op op;
-    dtask_err err = read_task(job, &arena, &op);
-    if (!err && dti_terminal(op.read.tasks[0].row.state)) {
-        err = remember_end(job, &op.read.tasks[0].end);
+    dti_mail end;
+    bool ended;
+    dtask_err err = read_end(job, &arena, &ended, &end);
+    if (!err && ended) {
+        err = remember_end(job, &end);
         *out_ended = !err;
     }
     dti_arena_done(&arena);
@@ -298,7 +307,8 @@ static dtask_str error_text(info *in) {
     dti_buf b = {0}, text = {0};
     if (dti_terminal(in->task->row.state)) {
         dtask_str result;
-        map = dti_mail_end(&b, in->job->job, &in->task->end, &result) ? dti_str(b.p, b.n) : (dtask_str){0};
+        dti_mail end = in->view ? dti_job_mail(in->view) : in->task->end;
+        map = dti_mail_end(&b, in->job->job, &end, &result) ? dti_str(b.p, b.n) : (dtask_str){0};
     }
     if (dti_mp_text(dti_mp_get(map, "type"), &type) && dti_mp_text(dti_mp_get(map, "message"), &message)) {
         dti_buf_add(&text, type.p, type.n);
@@ -356,7 +366,9 @@ dtask_err dtask_job_info(dtask_job *job, const char *fmt, ...) {
     dti_op op;
     info in = {.job = job, .arena = &arena};
     if (job->ord) {
-        err = read_task(job, &arena, &op);
+        op = (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_TASK, .id = job->job, .ord = job->ord, .whole = true}};
+        err = dti_engine_call(job->app->engine, &arena, &op);
+        if (!err && !op.read.n) err = not_found(job);
         if (!err) in.task = &op.read.tasks[0];
     } else {
         op = (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = job->job}};

@@ -46,11 +46,11 @@ static void put_id(dti_buf *b, const char *name, dtask_str job, uint32_t ord) {
 }
 
 // The error that a waiter would get; of a task that goes on, its last one.
-static void put_error(dti_buf *b, const dti_taskview *t) {
+static void put_error(dti_buf *b, const dti_taskview *t, const dti_mail *end) {
     dtask_str result;
     dti_mp_put_strz(b, "error");
     size_t from = b->n;
-    if (dti_terminal(t->row.state)) dti_mail_end(b, t->id, &t->end, &result);
+    if (dti_terminal(t->row.state)) dti_mail_end(b, t->id, end, &result);
     else if (t->error.n) dti_mp_put_raw(b, t->error);
     if (b->n == from) dti_mp_put_nil(b);
 }
@@ -80,7 +80,7 @@ static void put_task(question *q, const dti_taskview *t, uint32_t more) {
     for (uint32_t i = 0; type && i < type->nparams; i++) dti_mp_put_strz(b, type->params[i]);
     put_value(b, "args", t->args);
     put_value(b, "result", t->result);
-    put_error(b, t);
+    put_error(b, t, &t->end);
     put_value(b, "progress", t->progress);
     put_value(b, "flow", t->state);
     put_int(b, "added", r->added);
@@ -104,7 +104,8 @@ static void put_job(question *q, const dti_jobview *j) {
     put_int(b, "added", j->row.next);
     put_int(b, "claimed", (int64_t)j->row.claimed);
     for (int s = 0; s < DTI_STATES; s++) put_int(b, dti_state_names[s], j->row.count[s]);
-    put_error(b, &j->root);
+    dti_mail end = dti_job_mail(j);
+    put_error(b, &j->root, &end);
     put_value(b, "progress", j->root.progress);
     put_int(b, "started", j->row.created);
     put_int(b, "ended", j->row.ended);

@@ -219,17 +219,13 @@ class EngineJob:
 
     def end(self) -> tuple[str, bytes] | None:
         """("", result), or the error's code and map. None: not complete."""
+        if not self.wait(0):
+            return None
         out = ffi.new("dtask_str *")
         err = lib.dtask_b_job_end(self._pointer, out)
-        if err == _EUSAGE and not self._ended():
-            return None
         if err and err not in _ENDS:
             _raise(err)
         return _code(err) if err else "", _taken(out)
-
-    def _ended(self) -> bool:
-        """Tells "not complete" from another EUSAGE, as of a closed app."""
-        return self.wait(0)
 
     def control(self, verb: str) -> bool:
         """False: it had ended. Waits."""

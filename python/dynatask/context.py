@@ -20,7 +20,8 @@ class Context:
     """Of one attempt. Good on the handler's own thread, as long as it runs.
 
     task, job, parent: handles (parent: None for a job's root). attempt: from 1:
-    failures + lost workers + 1. version: of the type, as it was stored with the
+    failures + lost workers + 1. trigger: what started the job, if it was no
+    call. version: of the type, as it was stored with the
     task. log: records carry dynatask_job, dynatask_task, dynatask_type and
     dynatask_attempt.
     """
@@ -34,6 +35,7 @@ class Context:
         self.parent: Task[Any] | None = Task(app, app.codec.any, id=parent) if parent else None
         self.attempt: int = data["attempt"]
         self.version: int = data["version"]
+        self.trigger = None
         self.log = logging.LoggerAdapter(
             _log,
             {

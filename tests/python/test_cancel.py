@@ -124,8 +124,9 @@ def test_a_subtree_only(app: App) -> None:
 
     @app.task
     def branch() -> None:
-        never.using(delay=3600).spawn()
-        never.using(delay=3600, key="b").spawn()
+        with children():
+            never.using(delay=3600).spawn()
+            never.using(delay=3600, key="b").spawn()
 
     @app.task
     def root() -> int:
