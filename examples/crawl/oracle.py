@@ -46,7 +46,10 @@ def crawl(start: str) -> dict[str, bytes]:
         if html:
             anchors.feed(body.decode("utf-8", "replace"))
         for link in anchors.found:
-            parts = urlsplit(urldefrag(urljoin(answer.url, link.strip()))[0])
+            try:
+                parts = urlsplit(urldefrag(urljoin(answer.url, link.strip()))[0])
+            except ValueError:
+                continue
             if parts.scheme not in ("http", "https") or parts.netloc != site:
                 continue
             page = parts._replace(

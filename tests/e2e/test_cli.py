@@ -113,7 +113,7 @@ def test_run_prints_the_result_as_json(sh: Shell) -> None:
     assert sh("run", "shop.py::add", "1") == "11\n"
     assert sh("run", "shop.py:add", "1") == "11\n"
     assert sh("run", "shop:add", "1", "b=2") == "3\n"
-    assert sh("run", "add", "a=-1", "-5") == "-6\n"
+    assert sh("run", "add", "b=-1", "-5") == "-6\n"
     assert sh("run", "greet", "12", "loud=true") == '"12"\n'
     assert sh("run", "weigh", '{"items": ["a", "b"], "total": 1.5}') == "3.0\n"
     assert sh("run", "many", 100) == f"{sum(range(100)) + 1000}\n"

@@ -33,6 +33,8 @@ def of_error(error: BaseException) -> Failure | None:
     """None: an error of ours, which deserves its traceback."""
     import dynatask as d
 
+    if isinstance(error.__cause__, d.TaskFailed):  # the handler's own class, as result() raises it
+        error = error.__cause__
     text = str(error) or type(error).__name__
     if isinstance(error, d.TaskCancelled):
         return Failure(text, CANCELLED, f"dynatask show {error.task_id}")
