@@ -71,7 +71,8 @@ static void put_task(question *q, const dti_taskview *t, uint32_t more) {
     put_int(b, "version", type ? type->version : 0);
     put_text(b, "state", dti_strz(dti_state_names[r->state]));
     put_text(b, "reason", dti_strz(dti_reason_name(r->reason)));
-    put_int(b, "attempt", (int64_t)r->tries + r->lost + 1);
+    // Of a failed task the last try is among those counted.
+    put_int(b, "attempt", (int64_t)r->tries + r->lost + (r->state != DTI_FAILED || !(r->tries || r->lost)));
     put_int(b, "lost", r->lost);
     put_text(b, "worker", t->by);
     put_text(b, "language", dti_strz(type ? type->language : ""));
