@@ -72,30 +72,47 @@ bool dti_do_lanes(dti_tx *tx, dti_todo *d) {
 
 // ---- payloads: until the parent completes, then as `keep` says -------------------
 
-static void drop_payload(dti_tx *tx, dti_t *t) {
-    static const uint8_t plain[] = {DTI_D_ARGS, DTI_D_RESULT};
-    dti_taskrow *r = t->r;
-    if (r->state == DTI_FAILED && t->j->keep == DTI_KEEP_FAILED) return;
-    if (r->bits & DTI_HAS_KEYS) { // a key that others may still join pins its result
+// All but arguments and result, which most tasks have alone. False: a key
+// that others may still join pins them.
+static bool drop_extras(dti_tx *tx, uint64_t job, uint32_t ord) {
+    dti_t t;
+    if (!dti_task(tx, job, ord, &t)) return false;
+    dti_taskrow *r = t.r;
+    uint16_t gone = DTI_HAS_DEPS | DTI_HAS_STATE | DTI_HAS_PROGRESS | DTI_HAS_ERROR;
+    if (r->bits & DTI_HAS_KEYS) {
+        bool forever = false; // once in the job's life: the purge will want to know
         dti_keyspec s;
-        for (uint32_t i = 0; (s = dti_key_at(tx, t, i)).h[0] || s.h[1]; i++) {
+        for (uint32_t i = 0; (s = dti_key_at(tx, &t, i)).h[0] || s.h[1]; i++) {
             dti_uniq u;
-            if (s.kind == DTI_KEY_UNIQUE && dti_unique_find(tx, (dti_hash){{s.h[0], s.h[1]}}, &u) && u.job == t->job && u.ord == t->ord) return;
+            if (s.kind != DTI_KEY_UNIQUE || !dti_unique_find(tx, (dti_hash){{s.h[0], s.h[1]}}, &u) || u.job != job || u.ord != ord) continue;
+            if (!s.scope) return false;
+            forever = true;
         }
-        dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_KEYS);
+        if (!forever) {
+            dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_KEYS);
+            gone |= DTI_HAS_KEYS;
+        }
     }
-    for (size_t i = 0; i < sizeof plain; i++) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, plain[i]);
-    if (r->bits & DTI_HAS_DEPS) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_DEPS);
-    if (r->bits & DTI_TELLS) dti_told_clear(tx, t);
-    if (r->bits & DTI_HAS_STATE) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_STATE);
-    if (r->bits & DTI_HAS_PROGRESS) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_PROGRESS);
-    if (r->bits & DTI_HAS_ERROR) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_ERROR);
-    r->bits &= (uint16_t) ~(DTI_HAS_KEYS | DTI_HAS_DEPS | DTI_HAS_STATE | DTI_HAS_PROGRESS | DTI_HAS_ERROR);
+    if (r->bits & DTI_HAS_DEPS) dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_DEPS);
+    if (r->bits & DTI_TELLS) dti_told_clear(tx, &t);
+    if (r->bits & DTI_HAS_STATE) dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_STATE);
+    if (r->bits & DTI_HAS_PROGRESS) dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_PROGRESS);
+    if (r->bits & DTI_HAS_ERROR) dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_ERROR);
+    r->bits &= (uint16_t)~gone;
+    return true;
+}
+
+static void drop_payload(dti_tx *tx, uint64_t job, const dti_jobrow *j, uint32_t ord, const dti_taskrow *r) {
+    enum { EXTRAS = DTI_HAS_KEYS | DTI_HAS_DEPS | DTI_TELLS | DTI_HAS_STATE | DTI_HAS_PROGRESS | DTI_HAS_ERROR };
+    if (r->state == DTI_FAILED && j->keep == DTI_KEEP_FAILED) return;
+    if (r->bits & EXTRAS && !drop_extras(tx, job, ord)) return;
+    dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_ARGS);
+    dti_del(tx->store, DTI_T_DATA, job, ord, DTI_D_RESULT);
 }
 
 bool dti_do_drop(dti_tx *tx, dti_todo *d) {
-    for (int i = 0; dti_spend(tx, i); i++) {
-        dti_t t;
+    dti_jobrow *j = dti_job(tx, d->job);
+    for (int i = 0; j && dti_spend(tx, i); i++) {
         const dti_taskrow *r = dti_look(tx, d->job, (uint32_t)d->cursor);
         if (!r || r->parent != d->ord) { // the run is over: the next one
             dti_key k = {d->job, d->ord, d->cursor};
@@ -103,12 +120,12 @@ bool dti_do_drop(dti_tx *tx, dti_todo *d) {
             size_t n;
             if (!tx->store->ops->seek(tx->store, DTI_T_KIDS, 2, &k, &v, &n)) return false;
             d->cursor = k.c;
+            if (!(r = dti_look(tx, d->job, (uint32_t)k.c))) return false; // purged meanwhile
         }
-        if (!dti_task(tx, d->job, (uint32_t)d->cursor++, &t)) return false; // purged meanwhile
-        drop_payload(tx, &t);
+        drop_payload(tx, d->job, j, (uint32_t)d->cursor++, r);
         if (d->arg) return false;
     }
-    return true;
+    return j;
 }
 
 // ---- leaving ------------------------------------------------------------------------
