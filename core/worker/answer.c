@@ -33,11 +33,21 @@ static bool name_next(naming *n, uint32_t pos, uint32_t *out, const dti_joined *
     return true;
 }
 
-static void join(dtask_task *f, dtask_child *c, const dti_joined *j) {
-    if (!c || c->batch) return;
+// Item `at` of c, if that is a batch, is another call's task.
+static void join(dtask_task *f, dtask_child *c, uint64_t at, const dti_joined *j) {
+    if (!c) {
+        f->nspawned--;
+        return;
+    }
     char *id = malloc(j->id.n + 12);
     if (!id) return;
     snprintf(id, j->id.n + 12, "%.*s/%u", (int)j->id.n, j->id.p, j->ord);
+    if (c->any) f->hit = true;
+    if (c->batch) {
+        f->nspawned--;
+        dti_batch_join(c, at, id);
+        return;
+    }
     c->id = id;
     c->joined = c->sent = true;
     if (c->counted) c->counted = false, f->nspawned--;
@@ -55,7 +65,7 @@ static void piece_answered(dtask_task *f, dti_piece *p, const dti_answer *a, nam
             break;
         }
         if (!name_next(n, p->pos + i, &ord, &j)) {
-            join(f, c, j);
+            join(f, c, p->at + i, j);
         } else if (c && c->batch) {
             dti_batch_add(c, p->at + i, ord, 1);
         } else if (c) {

@@ -83,6 +83,8 @@ static void child_free(dtask_child *c) {
         dtask_child **at = &f->batches;
         while (*at != c) at = &(*at)->batch->next;
         *at = c->batch->next;
+        for (size_t i = 0; i < c->batch->njoins; i++) free(c->batch->joins[i].id);
+        free(c->batch->joins);
         free(c->batch->segs);
         free(c->batch->bits);
     } else if (c->sent) {
@@ -153,6 +155,23 @@ bool dti_batch_add(dtask_child *c, uint64_t at, uint32_t ord, uint32_t count) {
     return true;
 }
 
+// Takes the id.
+bool dti_batch_join(dtask_child *c, uint64_t at, const char *id) {
+    dti_batch *b = c->batch;
+    if (!dti_grow(&b->joins, b->njoins, &b->cjoins, sizeof *b->joins)) return free((char *)id), false;
+    b->joins[b->njoins++] = (dti_join){at, (char *)id};
+    b->ndone++;
+    b->known++;
+    if (b->known == b->n) c->sent = true;
+    return true;
+}
+
+static const char *join_of_item(const dti_batch *b, uint64_t item) {
+    for (size_t i = 0; i < b->njoins; i++)
+        if (b->joins[i].at == item) return b->joins[i].id;
+    return NULL;
+}
+
 // Segments come in the order of the turns, which for items that a re-run
 // found and for those it made anew are two orders.
 static const dti_seg *seg_of_item(const dti_batch *b, uint64_t item) {
@@ -170,7 +189,7 @@ bool dti_batch_ord(const dtask_child *c, uint64_t item, uint32_t *out) {
 // ---- completion ------------------------------------------------------------------------
 
 bool dti_child_done(const dtask_child *c) {
-    if (c->done || c->serial < c->task->quiet_serial) return true;
+    if (c->done || c->joined || c->serial < c->task->quiet_serial) return true;
     return c->batch && (c->unmade || c->batch->ndone == c->batch->n);
 }
 
@@ -282,15 +301,26 @@ static dtask_err read_op(dtask_task *f, dti_arena *mem, dti_op *op) {
     return dti_engine_call(f->w->engine, mem, op);
 }
 
+static dtask_err not_ours(const char *id) {
+    return dti_fail(DTASK_EDEADLOCK, "%s was joined by its unique key: it is another call's task, not complete, and no child to wait for",
+        id);
+}
+
+// The task that a joined call stands for.
+static dtask_err read_joined(dtask_task *f, const char *id, dti_arena *mem, dti_op *op) {
+    dtask_str job;
+    uint32_t ord;
+    if (!dti_id_split(dti_strz(id), &job, &ord)) return dti_fail(DTASK_EINTERNAL, "bad task id %s", id);
+    *op = (dti_op){.read = {.what = DTI_READ_TASK, .id = job, .ord = ord}};
+    dtask_err err = read_op(f, mem, op);
+    return err || op->read.n ? err : dti_fail(DTASK_ENOTFOUND, "no task %s: its job is gone", id);
+}
+
 static dtask_err load_joined(dtask_child *c) {
     dtask_task *f = c->task;
     dti_arena mem = {0};
-    dtask_str job;
-    uint32_t ord;
-    if (!dti_id_split(dti_strz(c->id), &job, &ord)) return dti_fail(DTASK_EINTERNAL, "bad task id %s", c->id);
-    dti_op op = {.read = {.what = DTI_READ_TASK, .id = job, .ord = ord}};
-    dtask_err err = read_op(f, &mem, &op);
-    if (!err && !op.read.n) err = dti_fail(DTASK_ENOTFOUND, "no task %s: its job is gone", c->id);
+    dti_op op;
+    dtask_err err = read_joined(f, c->id, &mem, &op);
     if (!err && dti_terminal(op.read.tasks[0].row.state)) {
         pthread_mutex_lock(&f->w->lock);
         child_end(c, &op.read.tasks[0].end);
@@ -371,6 +401,26 @@ static int by_item(const void *a, const void *b) {
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+static int by_join(const void *a, const void *b) {
+    const dti_join *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+// Those that stand before item `to`, from *at on.
+static dtask_err gather_joins(dtask_child *c, size_t *at, uint64_t to, gathering *g) {
+    const dti_batch *b = c->batch;
+    dtask_err err = DTASK_OK;
+    for (; !err && *at < b->njoins && b->joins[*at].at < to; ++*at) {
+        dti_arena mem = {0};
+        dti_op op;
+        err = read_joined(c->task, b->joins[*at].id, &mem, &op);
+        if (!err && !dti_terminal(op.read.tasks[0].row.state)) err = not_ours(b->joins[*at].id);
+        if (!err) gather_one(c, &op.read.tasks[0], false, g); // its failure is its own parent's
+        dti_arena_done(&mem);
+    }
+    return err;
+}
+
 static dtask_err gather_seg(dtask_child *c, dti_seg s, bool looked, gathering *g) {
     dtask_task *f = c->task;
     dti_arena mem = {0};
@@ -434,8 +484,14 @@ static dtask_err batch_outcome(dtask_child *c, bool looked) {
     if (!segs) return dti_fail(DTASK_ENOMEM, "no memory for a batch of %zu runs", b->nsegs);
     if (b->nsegs) memcpy(segs, b->segs, b->nsegs * sizeof *segs);
     qsort(segs, b->nsegs, sizeof *segs, by_item);
+    if (b->njoins) qsort(b->joins, b->njoins, sizeof *b->joins, by_join);
     dtask_err err = DTASK_OK;
-    for (size_t i = 0; i < b->nsegs && !err; i++) err = gather_seg(c, segs[i], looked, &g);
+    size_t join = 0;
+    for (size_t i = 0; i < b->nsegs && !err; i++) {
+        err = gather_joins(c, &join, segs[i].at, &g);
+        if (!err) err = gather_seg(c, segs[i], looked, &g);
+    }
+    if (!err) err = gather_joins(c, &join, b->n, &g);
     free(segs);
     if (!err && (g.results.failed || g.errors.failed)) err = dti_fail(DTASK_ENOMEM, "no memory for a batch's results");
     if (!err) {
@@ -458,10 +514,10 @@ dtask_err dti_child_outcome(dtask_child *c, bool looked, dtask_str *out) {
     pthread_mutex_lock(&w->lock);
     bool done = dti_child_done(c);
     pthread_mutex_unlock(&w->lock);
-    if (!done && c->joined) {
+    if (c->joined && !c->done) {
         dtask_err err = load_joined(c);
         if (err) return err;
-        done = c->done;
+        if (!c->done) return not_ours(c->id);
     }
     if (!done) return dti_fail(DTASK_EUSAGE, "this child is not complete: wait for it first");
     if (c->batch) {
@@ -512,7 +568,11 @@ dtask_err dtask_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {
     uint32_t ord = 0;
     dtask_child *c = NULL;
     bool known = dti_batch_ord(batch, i, &ord);
-    if (known && (c = dti_child_by_ord(f, ord))) {
+    const char *joined = known ? NULL : join_of_item(batch->batch, i);
+    if (joined) {
+        if ((c = dti_child_new(f, false, 0)) && !(c->id = strdup(joined))) dti_child_unref(c), c = NULL;
+        if (c) c->joined = c->sent = true;
+    } else if (known && (c = dti_child_by_ord(f, ord))) {
         c->refs++;
     } else if ((c = dti_child_new(f, false, 0))) {
         c->serial = batch->serial;

@@ -44,6 +44,7 @@ static dtask_err check_deps(dtask_task *f, const dtask_b_call *call) {
         const dtask_child *c = call->deps[i];
         if (!c || c->task != f)
             return dti_fail(DTASK_EDEADLOCK, "`after` and outputs name children of this task only, made before");
+        if (c->joined) return dti_fail(DTASK_EDEADLOCK, "%s is another call's task (unique): `after` and outputs name own children", c->id);
         if (c->batch) return dti_fail(DTASK_EUSAGE, "a whole batch cannot be waited for by `after`: name its children");
     }
     return DTASK_OK;

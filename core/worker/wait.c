@@ -44,13 +44,6 @@ static dtask_err check_kids(dtask_task *f, dtask_child *const *kids, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (!kids[i] || kids[i]->task != f)
             return dti_fail(DTASK_EDEADLOCK, "a handler waits only for its own children: spawn it here, or read it once complete");
-        if (kids[i]->joined && !kids[i]->done) {
-            dtask_str ignored;
-            dtask_err err = dti_child_outcome(kids[i], false, &ignored);
-            if (err == DTASK_EUSAGE)
-                return dti_fail(DTASK_EDEADLOCK, "%s was joined by its unique key: it is another call's task, not a child to wait for",
-                    kids[i]->id);
-        }
     }
     return DTASK_OK;
 }

@@ -183,9 +183,11 @@ struct dtask_task {
 
 // ---- children ------------------------------------------------------------------
 typedef struct { uint64_t at; uint32_t ord, count; } dti_seg; // items at.. are ords ord..
+typedef struct { uint64_t at; char *id; } dti_join;           // item at is another call's task (unique)
 typedef struct {
     uint64_t n, known;           // items; those with an ord
     dti_seg *segs; size_t nsegs, csegs; // in the order they came
+    dti_join *joins; size_t njoins, cjoins; // nobody waits for these
     uint64_t ndone, *bits;       // complete ones, where told
     size_t told_seg; uint32_t told_at; // told up to here
     dtask_child *next;           // the frame's next batch
@@ -359,7 +361,8 @@ bool dti_child_ord(dtask_child *, uint32_t ord); // L: it is known now
 bool dti_batch_add(dtask_child *, uint64_t at, uint32_t ord, uint32_t count); // L
 bool dti_batch_ord(const dtask_child *, uint64_t item, uint32_t *out); // L
 bool dti_own_add(dtask_task *, uint32_t first, uint32_t count); // L
-bool dti_child_done(const dtask_child *);    // L
+bool dti_child_done(const dtask_child *);    // L; a joined one always: it is no child to wait for
+bool dti_batch_join(dtask_child *, uint64_t at, const char *id); // L
 dtask_child *dti_child_by_ord(dtask_task *, uint32_t ord); // L
 void dti_child_ended(dtask_task *, const dti_mail *); // L: the child mail->ord is complete
 void dti_child_known(dtask_child *, bool bad); // L: it is complete; how is read when asked for

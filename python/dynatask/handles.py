@@ -408,13 +408,13 @@ class Batch(Handle["list[R]"], Sequence["Task[R]"]):
             return []
         return _core.child_end(self._parts[0][0], True) if len(self._parts) == 1 else self._ends()
 
-    def _ends(self) -> list[End]:
+    def _ends(self, end: Callable[[ChildPtr, bool], End] = _core.child_end) -> list[End]:
         """Each child's end; failures count as looked at."""
         ends: list[End] = []
         for child, n in self._parts:
             for i in range(n):
                 one = _core.child_at(child, i)
-                ends.append(_core.child_end(one, True))
+                ends.append(end(one, True))
                 _core.child_free(one)
         return ends
 

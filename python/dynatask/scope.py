@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from . import _core
 from ._core import ANY, FAIL_FAST, ChildPtr
 from ._frame import Frame, Steps, all_done, current, deadline_of, drive, drive_async, here, passed, until
-from .errors import BadArguments, UsageError, WaitTimeout
+from .errors import BadArguments, Deadlock, UsageError, WaitTimeout
 from .handles import Batch, End, Handle, Task, children_failed
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Scope(With["Scope"]):
             raise error
 
     def _failed(self, pointer: ChildPtr) -> bool:
-        return _core.child_end(pointer, False)[0] == "EFAILED"
+        return _end(pointer, False)[0] == "EFAILED"
 
     def _ends(self) -> tuple[int, list[End]]:
         """How many there were, and the ends of those that failed; they count as looked at."""
@@ -120,13 +120,21 @@ class Scope(With["Scope"]):
             if isinstance(handle, Batch):
                 batch = cast("Batch[Any]", handle)
                 total += len(batch)
-                if any(_core.child_end(part, True)[0] for part, _ in batch._parts):
-                    bad += [e for e in batch._ends() if e[0] == "EFAILED"]
+                if any(_end(part, True)[0] for part, _ in batch._parts):
+                    bad += [e for e in batch._ends(_end) if e[0] == "EFAILED"]
             elif isinstance(handle, Task):
                 total += 1
-                end = _core.child_end(handle._live(), True)
+                end = _end(handle._live(), True)
                 bad += [end] if end[0] == "EFAILED" else []
         return total, bad
+
+
+def _end(pointer: ChildPtr, looked: bool) -> End:
+    """How it ended. A call that was joined to another's (unique) is no child: there is nothing to wait for, or to fail."""
+    try:
+        return _core.child_end(pointer, looked)
+    except Deadlock:
+        return "EDEADLOCK", b""
 
 
 def joined(frame: Frame, handle: Handle[Any], pointers: Sequence[ChildPtr]) -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dynatask import App, Cancelled, TaskCancelled, context
+from dynatask import App, Cancelled, TaskCancelled, children, context
 
 
 def test_a_job_that_has_not_begun(app: App) -> None:
@@ -163,7 +163,7 @@ def test_nothing_is_spawned_in_a_cancelled_job(app: App) -> None:
         begun.wait(60)
         job.cancel()
         go.set()
-        assert isinstance(job.error(), TaskCancelled)
+        assert isinstance(job.error(), TaskCancelled)  # though its root returned
         counts = job.info().counts
         assert counts.added == counts.cancelled + counts.succeeded
         assert counts.added <= 101

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dynatask import App, BadArguments, Conflict, TaskSkipped, Unique, children, context
+from dynatask import App, BadArguments, Conflict, Deadlock, TaskSkipped, TooBig, Unique, children, context
 
 
 def test_same_id_same_call_is_the_same_job(app: App) -> None:
@@ -45,7 +45,7 @@ def test_malformed_ids(app: App, bad: str) -> None:
     @app.task
     def f() -> None: ...
 
-    with pytest.raises(BadArguments):
+    with pytest.raises((BadArguments, TooBig)):
         f.using(id=bad).start()
 
 
@@ -236,3 +236,44 @@ def test_unique_names_a_parameter_that_is_not_there(app: App) -> None:
         def leaf(n: int) -> None: ...
 
         leaf.start(1)
+
+
+def test_a_joined_call_is_not_waited_for(app: App) -> None:
+    """In a block, a batch and a wait: nobody waits for another call's task, and nobody hangs."""
+    running, gate = threading.Event(), threading.Event()
+
+    @app.task(unique=Unique(scope="job"))
+    def leaf(n: int) -> int:
+        if n == 1:
+            running.set()
+            gate.wait(60)
+        return n
+
+    @app.task
+    def holder() -> None:
+        leaf.spawn(1)
+
+    @app.task
+    def root() -> list[object]:
+        holder.spawn()
+        running.wait(60)
+        with children():
+            leaf.spawn(1)
+            leaf.spawn(2)
+            leaf.map([1, 3])
+        joined = leaf.spawn(1)
+        with pytest.raises(Deadlock):
+            joined.result()
+        batch = leaf.map([4, 1])
+        with pytest.raises(Deadlock):
+            batch.result()
+        assert batch[0].result() == 4
+        gate.set()
+        while context().job.info().counts.running > 1:
+            pass
+        return [joined.result(), batch.result(), batch[1].result(), leaf.map([5, 1]).result()]
+
+    with app.worker(slots=3):
+        job = root.start()
+        assert job.result() == [1, [4, 1], 1, [5, 1]]
+        assert job.info().counts.added == 7

@@ -199,6 +199,7 @@ def test_what_a_failed_attempt_spawned_still_runs(app: App) -> None:
 
 def test_timeout_of_a_coroutine(app: App) -> None:
     cancelled: list[int] = []
+    twice = threading.Event()
 
     @app.task(timeout=0.1, retries=1, backoff=0)
     async def slow() -> None:
@@ -206,13 +207,15 @@ def test_timeout_of_a_coroutine(app: App) -> None:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             cancelled.append(1)
+            if len(cancelled) == 2:
+                twice.set()
             raise
 
     with app.worker(slots=1):
         error = slow.start().error()
         assert error is not None and error.attempts == 2
         assert "timeout" in f"{error.type} {error.message}".lower()
-        assert len(cancelled) == 2
+        assert twice.wait(60)
 
 
 def test_timeout_of_a_plain_handler_frees_the_job_not_the_thread(app: App) -> None:
