@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
-STDLIB = sysconfig.get_paths()["stdlib"]
+FOLDERS, FILES = 200, 100  # in each
 
 
 def totals(line: str) -> dict[str, str]:
@@ -109,22 +108,35 @@ def demo(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, str]:
-    out = subprocess.run([sys.executable, ROOT / "examples/survey/oracle.py", STDLIB], capture_output=True, text=True, check=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Large enough that there is a middle to kill in."""
+    top = tmp_path_factory.mktemp("folder")
+    for i in range(FOLDERS):
+        inner = top / f"{i % 10}" / f"{i}"
+        inner.mkdir(parents=True)
+        for j in range(FILES):
+            (inner / f"{j}.txt").write_bytes(b"some words in file %d\n" % j * (j + 1))
+    (top / "large").write_bytes(b"words \n" * 1_000_000)
+    return str(top)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: str) -> dict[str, str]:
+    out = subprocess.run([sys.executable, ROOT / "examples/survey/oracle.py", folder], capture_output=True, text=True, check=True)
     return totals(out.stdout)
 
 
-def test_undisturbed(demo, expected: dict[str, str]) -> None:
-    lines = demo(STDLIB).end()
+def test_undisturbed(demo, folder: str, expected: dict[str, str]) -> None:
+    lines = demo(folder).end()
     assert totals(lines[-1]) == expected
     assert "lost attempts: 0; workers that died: C 0, Python 0" in lines
 
 
 @pytest.mark.parametrize("names", [["C"], ["Python"], ["C", "Python"]], ids="+".join)
-def test_killed(demo, expected: dict[str, str], names: list[str]) -> None:
+def test_killed(demo, folder: str, expected: dict[str, str], names: list[str]) -> None:
     share = random.uniform(0.2, 0.8)
     print(f"killed at {share:.0%}")
-    survey = demo(STDLIB)
+    survey = demo(folder)
     pids = {name: int(survey.until(rf"^{name} worker: pid (\d+)")[1]) for name in names}
     survey.until_done(share)
     for pid in pids.values():
