@@ -7,13 +7,14 @@
 enum { ROWS_MAX = 1024 };
 
 static void put(dti_buf *out, const dti_taskview *t, dtask_str error) {
-    dti_mp_put_array(out, 9);
+    dti_mp_put_array(out, 10);
     dti_mp_put_uint(out, t->ord);
     dti_mp_put_uint(out, t->row.parent);
     dti_mp_put_str(out, t->type);
     dti_mp_put_uint(out, t->row.state);
     dti_mp_put_int(out, t->row.begun);
     dti_mp_put_int(out, t->row.ended);
+    dti_mp_put_uint(out, t->row.attempt);
     dti_mp_put_uint(out, t->row.tries);
     dti_mp_put_uint(out, t->row.lost);
     dti_mp_put_str(out, error);

@@ -81,7 +81,7 @@ DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
  *   jobs   state type since limit   {jobs [newest first], cut (true: 10,000 were looked at)}
  *   type   name version     {name, version, signature, options {}, served, workers, paused};   types   [type, ..]
  *   workers            [{name, since, expires, dead}, ..]
- *   rows   id ords      [[ord, parent, type, state (number), started, ended, tries, lost, error's name], ..]: of these
+ *   rows   id ords      [[ord, parent, type, state (number), started, ended, claims, tries, lost, error's name], ..]: of these
  *                      tasks of the job (at most 1,024) the few fields that a follower needs
  * *out is malloc'ed: dtask_b_free. ENOTFOUND. EARGS: malformed query. Waits. */
 DTASK_API dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out);

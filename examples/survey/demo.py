@@ -105,7 +105,7 @@ def survey_by_two(folder: str) -> int:
         for worker in workers:
             worker.stop()
     deaths = ", ".join(f"{worker.name} {worker.deaths}" for worker in workers)
-    print(f"lost attempts: {tree.lost}; workers that died: {deaths}")
+    print(f"workers that died: {deaths}; lost attempts: {tree.lost}; tasks claimed again: {tree.again}")
     survey.report(job, job.result(), took)
     return 0
 

@@ -129,7 +129,7 @@ def expected(folder: str) -> dict[str, str]:
 def test_undisturbed(demo, folder: str, expected: dict[str, str]) -> None:
     lines = demo(folder).end()
     assert totals(lines[-1]) == expected
-    assert "lost attempts: 0; workers that died: C 0, Python 0" in lines
+    assert any(line.startswith("workers that died: C 0, Python 0; lost attempts: 0; ") for line in lines)
 
 
 @pytest.mark.parametrize("names", [["C"], ["Python"], ["C", "Python"]], ids="+".join)
@@ -146,5 +146,8 @@ def test_killed(demo, folder: str, expected: dict[str, str], names: list[str]) -
     lines = survey.end()
     assert totals(lines[-1]) == expected
     deaths = {name: int(name in names) for name in ("C", "Python")}
-    said = next(line for line in lines if line.startswith("lost attempts: "))
-    assert said.endswith(f"workers that died: C {deaths['C']}, Python {deaths['Python']}")
+    said = next(m for line in lines if (m := re.fullmatch(r"workers that died: (.*); lost attempts: (\d+); tasks claimed again: (\d+)", line)))
+    assert said[1] == f"C {deaths['C']}, Python {deaths['Python']}"
+    # At the least what the dead worker held was claimed again; of that, one attempt a slot may be lost.
+    assert int(said[3]) > 0
+    assert int(said[2]) <= int(said[3])

@@ -21,7 +21,7 @@ class Job:
         self.read_rows = 0
 
     def add(self, type: str, parent: int = 0, state: int = READY, **more: object) -> int:
-        row = Row(len(self.rows), parent, type, state, 0, 0, 0, 0, "")
+        row = Row(len(self.rows), parent, type, state, 0, 0, 0, 0, 0, "")
         self.rows.append(row._replace(**more))  # type: ignore[arg-type]
         return row.ord
 
@@ -138,14 +138,14 @@ def test_tasks_that_are_not_kept() -> None:
 def test_lost_attempts_are_counted_once() -> None:
     job = Job()
     job.add("root", state=RUNNING)
-    leaf = job.add("leaf", lost=1)
+    leaf = job.add("leaf", lost=1, claims=2)
     tree = Merged()
     tree.look(job.read, 2)
     tree.look(job.read, 2)
-    assert tree.lost == 1
-    job.set(leaf, SUCCEEDED, lost=3)
+    assert (tree.lost, tree.again) == (1, 1)
+    job.set(leaf, SUCCEEDED, lost=3, claims=5)
     tree.look(job.read, 2)
-    assert tree.lost == 3
+    assert (tree.lost, tree.again) == (3, 4)
     assert "lost 3" in drawn(tree)[1]
 
 

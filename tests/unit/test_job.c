@@ -393,7 +393,7 @@ Test(job, rows_for_a_follower) {
     cr_assert(dti_mp_text(dti_mp_at(row, 2), &text) && dti_str_eq(text, dti_strz("add")));
     cr_assert(dti_mp_int(dti_mp_at(row, 3), &n) && n == DTI_FAILED);
     cr_assert(dti_mp_int(dti_mp_at(row, 4), &n) && n > 0, "began");
-    cr_assert(dti_mp_text(dti_mp_at(row, 8), &text) && dti_str_eq(text, dti_strz("ValueError")));
+    cr_assert(dti_mp_text(dti_mp_at(row, 9), &text) && dti_str_eq(text, dti_strz("ValueError")));
     dtask_b_free(out);
     dti_buf_done(&b);
 

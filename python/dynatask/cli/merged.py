@@ -32,6 +32,7 @@ class Row(NamedTuple):
     state: int
     begun: int
     ended: int
+    claims: int
     tries: int
     lost: int
     error: str
@@ -92,8 +93,10 @@ class Merged:
         self._line_of = array("H")  # by ordinal
         self._state_of = bytearray()
         self._lost_of: dict[int, int] = {}
+        self._again_of: dict[int, int] = {}
         self._live: deque[int] = deque()
         self.lost = 0  # attempts that ended with their worker
+        self.again = 0  # claims beyond a task's first: also of what a dead worker had not begun, or had parked
 
     @property
     def root(self) -> Line | None:
@@ -159,6 +162,9 @@ class Merged:
             self._lost_of[row.ord] = row.lost
             line.lost += more
             self.lost += more
+        if row.claims > 1:
+            self.again += row.claims - 1 - self._again_of.get(row.ord, 0)
+            self._again_of[row.ord] = row.claims - 1
         if row.state < ENDED:
             self._live.append(row.ord)
             return
