@@ -38,6 +38,13 @@ static dtask_err check_file(const char *path, const struct stat *st) {
     return DTASK_OK;
 }
 
+// A plugin need not be linked against the library: this makes its names
+// visible, also where it was loaded for one module only, as Python does.
+static void show_library(void) {
+    Dl_info self;
+    if (dladdr((void *)dtask_abi, &self) && self.dli_fname) dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
+}
+
 // Checked first, then loaded by name, so that debuggers and sanitizers find
 // it; and seen to be the same file still.
 static dtask_err open_checked(const char *name, char path[PATH_MAX], void **out) {
@@ -47,6 +54,7 @@ static dtask_err open_checked(const char *name, char path[PATH_MAX], void **out)
     struct stat st, by_name;
     dtask_err err = fstat(fd, &st) ? dti_fail(DTASK_EARGS, "The plugin %s cannot be looked at: %s.", path, strerror(errno)) : check_file(path, &st);
     if (!err) {
+        show_library();
         void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (!lib) err = dti_fail(DTASK_EARGS, "The plugin %s cannot be loaded: %.600s.", path, dlerror());
         else if (stat(path, &by_name) || by_name.st_dev != st.st_dev || by_name.st_ino != st.st_ino) {

@@ -13,7 +13,7 @@ def test_fields(app: App) -> None:
     def child() -> list[object]:
         me = context()
         assert me.parent is not None
-        return [me.task.id, me.job.id, me.parent.id, me.attempt, me.version, me.cancelled, me.trigger]
+        return [me.task.id, me.job.id, me.parent.id, me.attempt, me.version, me.cancelled]
 
     @app.task
     def root() -> list[object]:
@@ -22,7 +22,7 @@ def test_fields(app: App) -> None:
 
     with app.worker(slots=1):
         job = root.start()
-        assert job.result() == [f"{job.id}/1", job.id, f"{job.id}/0", 1, 1, False, None]
+        assert job.result() == [f"{job.id}/1", job.id, f"{job.id}/0", 1, 1, False]
 
 
 def test_outside_of_a_task(app: App) -> None:

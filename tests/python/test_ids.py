@@ -1,5 +1,6 @@
 """Names that make a call once: id, key, unique."""
 
+import asyncio
 import threading
 
 import pytest
@@ -243,10 +244,11 @@ def test_a_joined_call_is_not_waited_for(app: App) -> None:
     running, gate = threading.Event(), threading.Event()
 
     @app.task(unique=Unique(scope="job"))
-    def leaf(n: int) -> int:
+    async def leaf(n: int) -> int:
         if n == 1:
             running.set()
-            gate.wait(60)
+            while not gate.is_set():
+                await asyncio.sleep(0.001)
         return n
 
     @app.task

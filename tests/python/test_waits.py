@@ -1,5 +1,6 @@
 """Waiting in plain handlers and outside: result, wait, children, as_completed, then."""
 
+import asyncio
 import threading
 
 import pytest
@@ -21,12 +22,18 @@ class Boom(Exception):
     pass
 
 
+async def opened(gate: threading.Event) -> None:
+    """For coroutine handlers: plain ones would keep the thread that a parked one comes back to."""
+    while not gate.is_set():
+        await asyncio.sleep(0.001)
+
+
 def test_wait_means_complete_not_finished(app: App) -> None:
     gate = threading.Event()
 
     @app.task
-    def grandchild() -> None:
-        gate.wait(60)
+    async def grandchild() -> None:
+        await opened(gate)
 
     @app.task
     def child() -> str:
@@ -48,8 +55,8 @@ def test_outside_wait_and_timeout(app: App) -> None:
     gate = threading.Event()
 
     @app.task
-    def slow() -> int:
-        gate.wait(60)
+    async def slow() -> int:
+        await opened(gate)
         return 1
 
     with app.worker(slots=1):
@@ -70,8 +77,8 @@ def test_result_timeout_in_a_handler_leaves_the_child_alive(app: App) -> None:
     gate = threading.Event()
 
     @app.task
-    def slow() -> int:
-        gate.wait(60)
+    async def slow() -> int:
+        await opened(gate)
         return 5
 
     @app.task
@@ -128,8 +135,8 @@ def test_children_covers_only_what_is_inside(app: App) -> None:
     gate = threading.Event()
 
     @app.task
-    def outside() -> None:
-        gate.wait(60)
+    async def outside() -> None:
+        await opened(gate)
 
     @app.task
     def inside() -> None: ...
@@ -291,8 +298,8 @@ def test_an_error_in_the_body_leaves_at_once_and_the_children_live_on(app: App) 
     gate = threading.Event()
 
     @app.task
-    def slow() -> None:
-        gate.wait(60)
+    async def slow() -> None:
+        await opened(gate)
 
     @app.task
     def root() -> str:
@@ -314,8 +321,8 @@ def test_as_completed_gives_each_once_in_the_order_of_completion(app: App) -> No
     gates = [threading.Event() for _ in range(3)]
 
     @app.task
-    def gated(n: int) -> int:
-        gates[n].wait(60)
+    async def gated(n: int) -> int:
+        await opened(gates[n])
         return n
 
     @app.task
