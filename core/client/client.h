@@ -198,6 +198,8 @@ void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *l
 // traceback, language, task_id, attempts, reason; and the code for its state:
 // EFAILED, ECANCELLED, ESKIPPED; 0 for a good end (*out: the result).
 dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
+// ENOTFOUND: it completed, and its payload went with its parent (option keep).
+dtask_err dti_payload_check(const dti_taskview *, const char *id);
 const char *dti_reason_name(uint8_t reason);       // "after", "lost"; "" for none
 // How a job ended: as its root, but a cancelled job is cancelled whatever its root did.
 dti_mail dti_job_mail(const dti_jobview *);

@@ -43,9 +43,14 @@ static void copy_text(dti_buf *b, dtask_str error, const char *key, const char *
 
 dti_mail dti_job_mail(const dti_jobview *v) {
     dti_mail end = v->root.end;
-    if (v->row.state == DTI_JOB_CANCELLED && (end.bad || end.state != DTI_CANCELLED))
+    if (v->row.state == DTI_JOB_CANCELLED && (end.bad || (end.state != DTI_CANCELLED && end.state != DTI_SKIPPED)))
         end = (dti_mail){.state = DTI_CANCELLED, .attempts = end.attempts};
     return end;
+}
+
+dtask_err dti_payload_check(const dti_taskview *v, const char *id) {
+    if (v->args.n || (v->row.state != DTI_SUCCEEDED && v->row.state != DTI_FAILED)) return DTASK_OK; // a call has arguments, if only []
+    return dti_fail(DTASK_ENOTFOUND, "How %s ended is not kept any more, for its parent is complete: the option keep says what is.", id);
 }
 
 dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {

@@ -154,7 +154,7 @@ static dtask_err read_end(dtask_job *job, dti_arena *arena, bool *out_ended, dti
     const dti_taskview *task = whole ? &op.read.jobs[0].root : &op.read.tasks[0];
     *out_ended = dti_terminal(task->row.state);
     *out = whole ? dti_job_mail(&op.read.jobs[0]) : task->end;
-    return DTASK_OK;
+    return whole ? DTASK_OK : dti_payload_check(task, job->id);
 }
 
 static dtask_err remember_end(dtask_job *job, const dti_mail *end) {

@@ -313,7 +313,8 @@ static dtask_err read_joined(dtask_task *f, const char *id, dti_arena *mem, dti_
     if (!dti_id_split(dti_strz(id), &job, &ord)) return dti_fail(DTASK_EINTERNAL, "bad task id %s", id);
     *op = (dti_op){.read = {.what = DTI_READ_TASK, .id = job, .ord = ord}};
     dtask_err err = read_op(f, mem, op);
-    return err || op->read.n ? err : dti_fail(DTASK_ENOTFOUND, "no task %s: its job is gone", id);
+    if (!err && !op->read.n) err = dti_fail(DTASK_ENOTFOUND, "no task %s: its job is gone", id);
+    return err ? err : dti_payload_check(&op->read.tasks[0], id);
 }
 
 static dtask_err load_joined(dtask_child *c) {

@@ -173,7 +173,10 @@ class Codec:
 
     def ordered(self, values: Sequence[object]) -> bytes:
         """The encoding that equal arguments share, whatever the order of their sets and dicts."""
-        return self._ordered.encode(values)
+        try:
+            return self._ordered.encode(values)
+        except TypeError:  # it knows no order of keys that are not text: theirs is the caller's
+            return self.encoder.encode(values)
 
 
 def _fields(annotation: Any) -> set[object]:

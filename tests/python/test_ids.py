@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -239,8 +240,9 @@ def test_unique_names_a_parameter_that_is_not_there(app: App) -> None:
         leaf.start(1)
 
 
-def test_a_joined_call_is_not_waited_for(app: App) -> None:
+def test_a_joined_call_is_not_waited_for(new_app: Callable[..., App]) -> None:
     """In a block, a batch and a wait: nobody waits for another call's task, and nobody hangs."""
+    app = new_app(keep="all")  # else its result goes with its parent
     running, gate = threading.Event(), threading.Event()
 
     @app.task(unique=Unique(scope="job"))
