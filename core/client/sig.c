@@ -204,8 +204,14 @@ dtask_err dti_sig_parse(dti_arena *arena, const char *text, dti_sig **out) {
 
 // ---- comparing -----------------------------------------------------------------
 
+// Whole numbers are of one kind: Python has but one. Whether a value fits is
+// seen when it comes.
+static char kind(char letter) {
+    return letter == 'u' ? 'i' : letter;
+}
+
 static bool agree(char a, bool a_optional, char b, bool b_optional) {
-    return a == 'v' || b == 'v' || (a == b && a_optional == b_optional);
+    return a == 'v' || b == 'v' || (kind(a) == kind(b) && a_optional == b_optional);
 }
 
 bool dti_sig_equal(const dti_sig *a, const dti_sig *b) {

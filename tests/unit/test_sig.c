@@ -67,6 +67,7 @@ Test(sig, malformed_ones_name_the_place) {
 Test(sig, equality_is_of_names_kinds_and_result) {
     cr_assert(dti_sig_equal(sig("a:i -> s"), sig("a:i   -> s; retries=4")));
     cr_assert(dti_sig_equal(sig("a:v -> s"), sig("a:i -> s")));
+    cr_assert(dti_sig_equal(sig("a:u -> u"), sig("a:i -> i")));
     cr_assert(dti_sig_equal(sig("a:i"), sig("a:i -> s")));
     cr_assert(dti_sig_equal(sig("a:i -> v"), sig("a:i -> s i")));
     cr_assert(dti_sig_equal(sig("*"), sig("a:i")));
