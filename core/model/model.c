@@ -211,8 +211,10 @@ void dti_model_run(dti_tx *tx, dti_op *op) {
     case DTI_OP_ERA: dti_op_era(tx, &op->era); break;
     case DTI_OP_READ: break;
     }
-    if (op->kind != DTI_OP_SWEEP) dti_cascade(tx, false);
-    dti_leave(tx);
+    if (op->kind != DTI_OP_SWEEP) {
+        dti_cascade(tx, false);
+        dti_leave(tx);
+    }
     if (op->kind == DTI_OP_TURN) op->turn.todo = tx->fx.todo;
     tx->work = NULL;
 }

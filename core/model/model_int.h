@@ -23,6 +23,11 @@ typedef struct {                 // a task in hand; both rows are changed in pla
     dti_taskrow *r;
 } dti_t;
 
+typedef struct {                 // [head, n)
+    dti_todo *p;
+    size_t head, n, cap;
+} dti_steps;
+
 typedef struct {                 // tx->work: one operation's
     dti_meta *meta;
     uint64_t job_no;             // the job last used
@@ -33,8 +38,7 @@ typedef struct {                 // tx->work: one operation's
     const dti_type *type;
     uint64_t id_no;              // the job last named
     dtask_str id;
-    dti_todo *todo;              // waiting steps: [head, n)
-    size_t head, n, cap;
+    dti_steps todo, room;        // waiting steps: that somebody waits for, that only make room
     uint32_t steps, limit;       // taken; to be taken at most
     struct {                     // ready tasks on their way into one extent
         uint64_t job;
@@ -98,7 +102,8 @@ void dti_push(dti_tx *, dti_do, uint64_t job, uint32_t ord, uint64_t cursor, uin
 // Takes steps until none waits or the operation has taken its number;
 // stored: also those that earlier operations left.
 void dti_cascade(dti_tx *, bool stored);
-void dti_leave(dti_tx *);                        // the rest goes to todo
+void dti_make_room(dti_tx *, uint32_t steps);    // so many steps of what nobody waits for
+bool dti_leave(dti_tx *);                        // the rest goes to todo; true: some of it only makes room
 // May a pass take its i-th row in this call? The first always (its step was
 // counted), the others while the operation has steps left.
 enum { DTI_CHUNK = 32 };

@@ -2,6 +2,8 @@
 // retention), dead workers, ticks, and what earlier operations left.
 #include "model/model_int.h"
 
+enum { ROOM_US = 10000 }; // between sweeps that only make room: others write too
+
 static void due(dti_tx *tx, dti_t *t) {
     dti_taskrow *r = t->r;
     if (dti_terminal(r->state) || r->state == DTI_CLOSING) return;
@@ -151,8 +153,11 @@ void dti_op_sweep(dti_tx *tx, dti_sweep *s) {
     all &= sweep_due(tx, s->budget / 2 + 1, &next);
     sweep_ticks(tx, s, &next);
     dti_cascade(tx, true);
+    dti_make_room(tx, DTI_CASCADE);
+    bool room = dti_leave(tx);
     s->steps = w->steps;
-    s->next = !all || w->meta->todos || w->head < w->n ? tx->now : next;
+    if (room && next > tx->now + ROOM_US) next = tx->now + ROOM_US;
+    s->next = !all || tx->fx.todo ? tx->now : next;
 }
 
 // Another store took over: all that was owned under the old one is void.

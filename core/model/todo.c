@@ -1,6 +1,8 @@
 // The bounded cascade: what one change means for other tasks is taken step
 // by step, first pushed first. An operation takes DTI_CASCADE steps; what is
 // left then becomes rows of `todo`, which later turns and sweeps work off.
+// What only makes room (payloads, lanes, purges) is apart: it comes after
+// what somebody waits for, a little with each turn.
 //
 // A step may find that its row was purged or has moved on: each looks first.
 #include "model/model_int.h"
@@ -13,56 +15,71 @@ static dti_step *const does[DTI_DO_KINDS] = {
     [DTI_DO_WORKER] = dti_do_worker,
 };
 
+static const uint64_t ROOM = 1ull << 63; // `todo` keys from here on only make room
+
+static bool makes_room(unsigned kind) { return kind == DTI_DO_DROP || kind == DTI_DO_LANES || kind == DTI_DO_PURGE; }
+
 static void add(dti_tx *tx, const dti_todo *d) {
-    dti_work *w = dti_w(tx);
-    if (w->head == w->n) w->head = w->n = 0;
-    w->todo = dti_more(tx, w->todo, w->n, &w->cap, sizeof *w->todo);
-    w->todo[w->n++] = *d;
+    dti_steps *q = makes_room(d->kind) ? &dti_w(tx)->room : &dti_w(tx)->todo;
+    if (q->head == q->n) q->head = q->n = 0;
+    q->p = dti_more(tx, q->p, q->n, &q->cap, sizeof *q->p);
+    q->p[q->n++] = *d;
 }
 
 void dti_push(dti_tx *tx, dti_do kind, uint64_t job, uint32_t ord, uint64_t cursor, uint8_t arg) {
     add(tx, &(dti_todo){.version = DTI_ROW_VERSION, .kind = (uint8_t)kind, .arg = arg, .ord = ord, .job = job, .cursor = cursor});
 }
 
-static bool take_stored(dti_tx *tx, dti_todo *out) {
-    dti_work *w = dti_w(tx);
-    dti_key k = {0};
-    const void *v;
+// The oldest stored key of that sort; false: none.
+static bool stored_at(dti_tx *tx, uint64_t from, dti_key *k, const void **v) {
     size_t n;
-    if (!w->meta->todos || !tx->store->ops->seek(tx->store, DTI_T_TODO, 0, &k, &v, &n)) return false;
+    *k = (dti_key){from, 0, 0};
+    return dti_w(tx)->meta->todos && tx->store->ops->seek(tx->store, DTI_T_TODO, 0, k, v, &n) && (k->a >= ROOM) == (from >= ROOM);
+}
+
+static bool take_stored(dti_tx *tx, uint64_t from, dti_todo *out) {
+    dti_key k;
+    const void *v;
+    if (!stored_at(tx, from, &k, &v)) return false;
     memcpy(out, v, sizeof *out);
     dti_del(tx->store, DTI_T_TODO, k.a, 0, 0);
-    w->meta->todos--;
+    dti_w(tx)->meta->todos--;
     if (out->kind >= DTI_DO_KINDS) dti_raise(tx->store, DTASK_EVERSION, "the store has work of kind %u, made by a newer release: upgrade", out->kind);
     return true;
 }
 
-void dti_cascade(dti_tx *tx, bool stored) {
+static void take(dti_tx *tx, dti_steps *q, uint64_t from, bool stored) {
     dti_work *w = dti_w(tx);
     dti_todo d;
     while (w->steps < w->limit) {
-        if (w->head < w->n) d = w->todo[w->head++];
-        else if (!stored || !take_stored(tx, &d)) break;
+        if (q->head < q->n) d = q->p[q->head++];
+        else if (!stored || !take_stored(tx, from, &d)) break;
         w->steps++;
         if (does[d.kind](tx, &d)) add(tx, &d);
     }
+}
+
+void dti_cascade(dti_tx *tx, bool stored) {
+    take(tx, &dti_w(tx)->todo, 0, stored);
     dti_lane_flush(tx);
 }
 
-// What only makes room comes after what somebody waits for.
-static bool lazy(const dti_todo *d) { return d->kind == DTI_DO_DROP || d->kind == DTI_DO_LANES || d->kind == DTI_DO_PURGE; }
-static const uint64_t LAZY = 1ull << 63;
+void dti_make_room(dti_tx *tx, uint32_t steps) {
+    dti_w(tx)->limit = dti_w(tx)->steps + steps;
+    take(tx, &dti_w(tx)->room, ROOM, true);
+}
 
-void dti_leave(dti_tx *tx) {
-    dti_work *w = dti_w(tx);
-    dti_lane_flush(tx);
-    for (; w->head < w->n; w->head++) {
-        dti_todo *d = &w->todo[w->head];
-        dti_put(tx->store, DTI_T_TODO, w->meta->next_todo++ | (lazy(d) ? LAZY : 0), 0, 0, d, sizeof *d);
-        w->meta->todos++;
-    }
-    dti_key k = {0};
+static void leave(dti_tx *tx, dti_steps *q, uint64_t from) {
+    dti_meta *m = dti_w(tx)->meta;
+    for (; q->head < q->n; q->head++, m->todos++) dti_put(tx->store, DTI_T_TODO, m->next_todo++ | from, 0, 0, &q->p[q->head], sizeof *q->p);
+}
+
+bool dti_leave(dti_tx *tx) {
+    dti_key k;
     const void *v;
-    size_t n;
-    tx->fx.todo = w->meta->todos && tx->store->ops->seek(tx->store, DTI_T_TODO, 0, &k, &v, &n) && k.a < LAZY;
+    dti_lane_flush(tx);
+    leave(tx, &dti_w(tx)->todo, 0);
+    leave(tx, &dti_w(tx)->room, ROOM);
+    tx->fx.todo = stored_at(tx, 0, &k, &v);
+    return stored_at(tx, ROOM, &k, &v);
 }

@@ -556,6 +556,7 @@ dtask_err dti_op_turn(dti_tx *tx, dti_turn *u) {
         w->nonce = u->nonce;
         dti_claim_all(tx, u, w);
         dti_cascade(tx, true);
+        dti_make_room(tx, DTI_CHUNK + 2 * u->nmessages); // as much as these can have caused
     }
     wakes(tx, u);
     return DTASK_OK;

@@ -89,6 +89,7 @@ static sim_call *call_of(sim_frame *f, uint32_t ord) {
 static void learn(sim *s, sim_frame *f, sim_call *c, uint8_t state, bool bad, uint64_t v) {
     const mtask *t = mirror_task(&s->m, f->job, c->ord);
     bool mine = mirror_task(&s->m, f->job, f->ord) && mirror_task(&s->m, f->job, f->ord)->row.token == f->token;
+    mine = mine && s->w[f->worker].run == s->run; // a reply from before a failover tells of another store
     if (t && mine && (t->row.state != state || mtask_bad(t) != bad || (state == DTI_SUCCEEDED && !bad && t->value != v)))
         sim_violation(s, "MAIL_WRONG", "job %llu task %u: told that child %u is %s%s with %llu, and it is %s with %llu", (unsigned long long)f->job, f->ord, c->ord,
             dti_state_names[state], bad ? " bad" : "", (unsigned long long)v, dti_state_names[t->row.state], (unsigned long long)t->value);

@@ -99,5 +99,5 @@ void rig_sweep(rig *g) {
     do {
         op = (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = 1000}};
         rig_run(g, &op);
-    } while (op.sweep.next <= g->now);
+    } while (op.sweep.steps);
 }
