@@ -43,6 +43,7 @@ void dti_move(dti_tx *tx, dti_t *t, dti_state to) {
         && !(DTI_PLANTED(PERMIT_KEPT) && to == DTI_PARKED))
         dti_permits_return(tx, t, from == DTI_READY);
     if (to != DTI_RUNNING && to != DTI_PARKED) dti_unown(tx, t);
+    if (from == DTI_READY && r->lost) dti_del(tx->store, DTI_T_ALONE, r->type, t->job, t->ord); // nobody shall run dry for it
     if (from < DTI_STATES) t->j->count[from]--;
     t->j->count[to]++;
     r->state = (uint8_t)to;

@@ -358,3 +358,17 @@ Test(trees, a_due_wait_survives_a_clock_set_back) {
     rig_sweep(&g);
     cr_assert_eq(rig_task(&g, job, 0).state, DTI_READY);
 }
+
+// A task that waits to run alone and is cancelled: no worker shall be asked
+// to run dry for it. (Found by the simulator.)
+Test(trees, what_ended_waits_no_more_to_run_alone) {
+    dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 100, .dead = &g.worker, .ndead = 1, .charge_all = true}};
+    rig_run(&g, &op);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_READY);
+    op = (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_CANCEL, .id = dti_strz("a")}};
+    rig_run(&g, &op);
+    rig_sweep(&g);
+    cr_assert_eq(rig_task(&g, job, 0).state, DTI_CANCELLED);
+    size_t n;
+    cr_assert_null(g.store->ops->get(g.store, DTI_T_ALONE, (dti_key){g.type, job, 0}, &n));
+}
