@@ -196,6 +196,15 @@ void sweep(sim *s) {
     *w = (dti_sweep){.budget = strikes(s, FT_SMALL_SWEEP, 800) ? prng_range(&s->r, 1, 6) : 256, .dead = s->dead, .ndead = s->ndead,
         .charge = s->charge, .ncharge = s->ncharge, .charge_all = s->charge_all};
     TRACE(s, "sweep of %u, %u dead", w->budget, w->ndead);
+    struct dti_tick *tick = sim_alloc(s, 2 * sizeof *tick);
+    size_t n;
+    const dti_cron *cron = dti_get(s->store.in, DTI_T_CRON, s->types[0], 0, 0, &n);
+    if (cron ? cron->next <= s->wall : strikes(s, FT_TICK, 150)) { // two sweepers may say the same
+        tick[0] = tick[1] = (struct dti_tick){.type = s->types[0], .at = cron ? cron->next : 0,
+            .next = s->wall + 1000000 * (int64_t)prng_range(&s->r, 1, s->calm ? 900 : 3)};
+        w->ticks = tick;
+        w->nticks = prng_range(&s->r, 1, 2);
+    }
     if (!sim_op(s, r))
         sim_violation(s, "SWEEP", "error %d", r->op.err);
     int64_t next = w->next ? w->next - s->wall : 300000;
@@ -267,8 +276,10 @@ void mischief(sim *s) {
     int w = (int)prng_below(&s->r, (uint32_t)s->nw);
     switch (prng_below(&s->r, 12)) {
     case 0: case 1:
-        if (s->w[w].alive && strikes(s, FT_KILL, 500))
+        if (s->w[w].alive && strikes(s, FT_KILL, 400))
             worker_die(s, w);
+        else if (s->w[w].alive && !s->w[w].frozen && strikes(s, FT_LEAVE, 200))
+            worker_leave(s, w);
         break;
     case 2:
         if (s->w[w].alive && !s->w[w].frozen && strikes(s, FT_FREEZE, 400))

@@ -182,6 +182,18 @@ static void read_kids(sim *s, sim_frame *f, bool match) {
 static void begin(sim *s, sim_frame *f) {
     f->begun = true;
     f->rerun = f->row.nkids || f->row.logn;
+    if (f->row.crashes == 0 && !s->failed_over) {
+        for (size_t i = 0; i < s->nbegun; i++)
+            if (s->begun[i].job == f->job && s->begun[i].ord == f->ord && s->begun[i].value == ((uint64_t)f->p.stage << 32 | f->row.tries))
+                sim_violation(s, "RAN_TWICE", "job %llu task %u has crashes=0, and began twice", (unsigned long long)f->job, f->ord);
+        if (s->nbegun == s->cbegun) {
+            sim_entry *more = sim_alloc(s, (s->cbegun = s->cbegun ? s->cbegun * 2 : 32) * sizeof *more);
+            if (s->nbegun)
+                memcpy(more, s->begun, s->nbegun * sizeof *more);
+            s->begun = more;
+        }
+        s->begun[s->nbegun++] = (sim_entry){.job = f->job, .ord = f->ord, .value = (uint64_t)f->p.stage << 32 | f->row.tries};
+    }
     if (f->row.nkids)
         read_kids(s, f, true);
     if (f->row.logn)
@@ -484,9 +496,18 @@ static bool step(sim *s, sim_frame *f) {
             for (uint32_t k = 0; k < f->p.ncalls; k++)
                 if (f->calls[k].made && !f->calls[k].known)
                     cancel_call(s, f, k);
+        if (open && i->t && f->all_pc != f->pc + 1) {
+            f->all_pc = f->pc + 1;
+            f->all_until = s->wall + i->t;
+        }
+        if (open && i->t && f->all_until <= s->wall) { // not in time
+            if (i->b == PROG_RAISE)
+                return f->fails = true;
+            break;
+        }
         if (open) {
             bool quiet = prng_chance(&s->r, 700);
-            park(s, f, (uint8_t)(quiet ? DTI_QUIET | (i->c ? DTI_MAIL : 0) : DTI_MAIL), -1, quiet, 0, draw_how(s, f));
+            park(s, f, (uint8_t)((quiet ? DTI_QUIET | (i->c ? DTI_MAIL : 0) : DTI_MAIL) | (i->t ? DTI_DUE : 0)), -1, quiet, i->t ? f->all_until : 0, draw_how(s, f));
             return false;
         }
         raises = false;
@@ -679,7 +700,7 @@ void frame_answer(sim *s, sim_frame *f, const dti_message *m, const dti_answer *
             return;
         }
         if (f->st == F_PARKING)
-            f->st = f->cancel ? F_WOKEN : F_PARKED;
+            f->st = F_PARKED; // also if asked to end: it may have to wait for a permit; a wake comes
     } else if (m->end != DTI_END_NONE && !park) {
         frame_drop(s, f);
         return;

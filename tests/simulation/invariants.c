@@ -37,6 +37,15 @@ static void check_change(sim *s, const dti_op *op, const watch_row *r) {
         if (r->old && r->now)
             check_task_change(s, op, no, (uint32_t)r->k.b, r->old, r->now);
         break;
+    case DTI_T_WORKER: {
+        const dti_workerrow *was = r->old, *is = r->now;
+        bool seen_dead = op->kind != DTI_OP_SWEEP || r->k.a >= s->m.nworkers;
+        for (uint32_t i = 0; !seen_dead && i < op->sweep.ndead; i++)
+            seen_dead = op->sweep.dead[i] == r->k.a;
+        if (was && is && is->dead && !was->dead && !seen_dead && s->now - s->m.workers[r->k.a].seen < is->lease_us)
+            FAIL("LEASE_KEPT", "worker %llu is taken for dead %lld us after its last turn", (unsigned long long)r->k.a, (long long)(s->now - s->m.workers[r->k.a].seen));
+        break;
+    }
     case DTI_T_DATA:
         if ((r->k.c == DTI_D_RESULT || r->k.c == DTI_D_ERROR) && r->old && r->now) {
             const mtask *t = mirror_task(&s->m, no, (uint32_t)r->k.b);
@@ -180,6 +189,12 @@ static void check_order(sim *s, uint64_t no, uint32_t i, const mjob *j, const mt
     }
 }
 
+static bool below(const mjob *j, uint32_t ord, uint32_t top) {
+    while (ord > top)
+        ord = j->t[ord].row.parent;
+    return ord == top;
+}
+
 static void check_job(sim *s, uint64_t no) {
     mjob *j = &s->m.jobs[no];
     if (!j->present || j->todo[DTI_DO_PURGE])
@@ -206,6 +221,8 @@ static void check_job(sim *s, uint64_t no) {
             bad[r->parent] += mtask_bad(t) && !(r->bits & DTI_SEEN);
         }
         check_held(s, no, i, t);
+        if (t->alone && (r->state != DTI_READY || !r->lost))
+            FAIL("ALONE", AT "%s, and waits to run alone", WHO, dti_state_names[r->state]);
         check_waiting(s, no, i, j, t);
         check_cancel(s, no, i, j, t);
         if (r->bits & DTI_PERMIT && r->state != DTI_READY && r->state != DTI_RUNNING)
@@ -215,7 +232,7 @@ static void check_job(sim *s, uint64_t no) {
         if (r->lost > r->crashes + 1u || r->tries - r->freed > r->retries + 1u || r->freed > 10000)
             FAIL("ATTEMPT_BOUND", AT "lost %u of %u, tries %u - %u of %u", WHO, r->lost, r->crashes, r->tries, r->freed, r->retries);
     }
-    uint32_t live = 0;
+    uint32_t live = 0, claimed = 0;
     for (uint32_t i = 0; i < n; i++) {
         const mtask *t = &j->t[i];
         if (t->row.open != open[i])
@@ -227,7 +244,17 @@ static void check_job(sim *s, uint64_t no) {
         if (dti_terminal(t->row.state) && open[i])
             FAIL("OPEN_COUNT", AT "%s before %u children", WHO, dti_state_names[t->row.state], open[i]);
         live += !dti_terminal(t->row.state);
+        claimed += t->row.begun != 0;
+        if (t->dead != (t->row.state == DTI_FAILED ? 1u : 0u))
+            FAIL("DEAD_LETTER", AT "%s, and %u times among the dead letters", WHO, dti_state_names[t->row.state], t->dead);
+        const dti_taskrow *blamed = t->row.bad && t->row.blame < n ? &j->t[t->row.blame].row : NULL;
+        if (t->row.bad && (!blamed || blamed->state != DTI_FAILED || !below(j, t->row.blame, i)))
+            FAIL("BLAME", AT "blames %u, which is no failed descendant", WHO, t->row.blame);
     }
+    if (claimed != j->row.claimed)
+        FAIL("CLAIMED_COUNT", "job %llu: %u tasks have begun, and it counts %llu", (unsigned long long)no, claimed, (unsigned long long)j->row.claimed);
+    if (j->listed != 1 && j->id.n)
+        FAIL("LISTED", "job %llu is in %u lists", (unsigned long long)no, j->listed);
     for (uint32_t st = 0; st < DTI_STATES; st++)
         if (count[st] != j->row.count[st])
             FAIL("COUNTS_SCAN", "job %llu counts %u %s, and has %u", (unsigned long long)no, j->row.count[st], dti_state_names[st], count[st]);
@@ -353,6 +380,30 @@ void check_step(sim *s, const dti_op *op, const dti_effects *fx) {
     s->m.ntouched = 0;
 }
 
+// A key has one holder at a time: of those that it keeps apart, one lives.
+static void check_unique(sim *s) {
+    struct { uint64_t h[2]; uint64_t job; uint32_t ord; } held[256];
+    uint32_t n = 0;
+    for (uint64_t no = 1; no < s->m.njobs; no++)
+        for (uint32_t i = 0; s->m.jobs[no].present && s->m.jobs[no].id.n && i < s->m.jobs[no].n; i++) {
+            const mtask *t = &s->m.jobs[no].t[i];
+            for (uint32_t k = 0; k < t->nkeys && t->present; k++) {
+                const dti_keyspec *key = &t->keys[k];
+                if (key->kind != DTI_KEY_UNIQUE || t->row.bits & DTI_REPLACED || dti_terminal(t->row.state) || (key->until == DTI_UNTIL_RUN && t->row.begun))
+                    continue;
+                for (uint32_t q = 0; q < n; q++)
+                    if (held[q].h[0] == key->h[0] && held[q].h[1] == key->h[1])
+                        FAIL("UNIQUE", AT "has a key that job %llu task %u holds", WHO, (unsigned long long)held[q].job, held[q].ord);
+                if (n < 256) {
+                    held[n].h[0] = key->h[0];
+                    held[n].h[1] = key->h[1];
+                    held[n].job = no;
+                    held[n++].ord = i;
+                }
+            }
+        }
+}
+
 // The mirror against a scan of the store: no row was changed behind it.
 void check_scan(sim *s) {
     mirror fresh;
@@ -363,6 +414,7 @@ void check_scan(sim *s) {
         FAIL("SCAN", "a %s differs from what the changes said", what);
     for (uint64_t no = 1; no < s->m.njobs; no++)
         check_job(s, no);
+    check_unique(s);
 }
 
 void check_unchanged(sim *s, const char *name, uint64_t worker) {

@@ -283,10 +283,7 @@ void mirror_apply(mirror *m, const watch_row *r) {
     case DTI_T_EXT: apply_ext(m, r); break;
     case DTI_T_ALONE: task_at(m, r->k.b, r->k.c)->alone += by; break;
     case DTI_T_DUE: {
-        mtask *t = task_at(m, r->k.b, r->k.c);
-        t->due += by;
-        if (r->now)
-            t->due_at = (int64_t)r->k.a;
+        task_at(m, r->k.b, r->k.c)->due += by;
         break;
     }
     case DTI_T_LAPSE: {
@@ -330,6 +327,7 @@ void mirror_apply(mirror *m, const watch_row *r) {
         }
         break;
     }
+    case DTI_T_DEAD: task_at(m, r->k.a, r->k.b)->dead += by; break;
     case DTI_T_JOBS: job_at(m, ~r->k.b)->listed += by; break;
     default: break; // no invariant reads them
     }
@@ -406,7 +404,7 @@ const char *mirror_differs(const mirror *a, const mirror *b) {
             const mtask *s = k < x->n ? &x->t[k] : &notask, *t = k < y->n ? &y->t[k] : &notask;
             if (s->present != t->present || (s->present && memcmp(&s->row, &t->row, sizeof s->row)))
                 return "task";
-            if (s->ext != t->ext || s->alone != t->alone || s->waiter != t->waiter || s->held != t->held || s->due != t->due
+            if (s->ext != t->ext || s->alone != t->alone || s->waiter != t->waiter || s->held != t->held || s->due != t->due || s->dead != t->dead
                 || s->edges_in != t->edges_in || s->edges_out != t->edges_out || s->kids != t->kids || s->sigs != t->sigs
                 || s->log_rows != t->log_rows || s->result != t->result || s->error != t->error || s->nkeys != t->nkeys)
                 return "task's indexes";

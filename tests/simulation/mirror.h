@@ -11,14 +11,13 @@
 typedef struct {
     dti_taskrow row;
     bool present;
-    uint32_t ext, alone, waiter, held, due; // index entries that name it
+    uint32_t ext, alone, waiter, held, due, dead; // index entries that name it
     uint32_t edges_in, edges_out;           // EDGE rows: as dependent, as dep
     uint32_t kids_rows, kids;               // KIDS rows, and what they sum to
     uint32_t *mails, nmails, cmails;        // places in its log of kids and sigs, rising
     uint32_t mail_end;                      // behind the last of them
     uint32_t sigs, log_rows;
     uint64_t held_by;
-    int64_t due_at;                         // of the last DUE row
     const dti_keyspec *keys; uint32_t nkeys;
     const uint32_t *deps; uint32_t ndeps;
     uint64_t result, error;                 // hashes of the bytes, 0: none
@@ -51,7 +50,7 @@ typedef struct {
     uint32_t exts;
 } mlane;
 
-typedef struct { bool present; dti_workerrow row; uint32_t held, wakes, todo; } mworker;
+typedef struct { bool present; dti_workerrow row; uint32_t held, wakes, todo; int64_t seen; } mworker; // seen: virtual time of its last turn
 
 typedef struct {
     dti_arena *arena;

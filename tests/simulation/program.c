@@ -186,7 +186,7 @@ void prog_make(const prog_conf *c, uint64_t seed, uint32_t budget, uint32_t stag
             add(p, (prog_ins){.op = I_ANY});
         } else if (which < 6) {
             add(p, (prog_ins){.op = I_ALL, .b = policy == PROG_SUBST ? PROG_CATCH : policy,
-                .c = prog_has(c, PF_ABORT) && prng_chance(r, 300)});
+                .c = prog_has(c, PF_ABORT) && prng_chance(r, 300), .t = prog_has(c, PF_GIVEUP) && prng_chance(r, 300) ? draw_delay(r) : 0});
         }
         if (p->ncalls >= PROG_CALLS - 2)
             break;

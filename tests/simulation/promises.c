@@ -221,6 +221,37 @@ void check_ended(sim *s) {
     s->nended = 0;
 }
 
+// Each end that somebody listens to has started its job, once.
+static void check_hooks(sim *s) {
+    for (uint64_t a = 1; a < s->m.njobs; a++)
+        for (uint64_t b = a + 1; b < s->m.njobs && s->m.jobs[a].present && s->m.jobs[a].id.n; b++)
+            if (s->m.jobs[b].present && dti_str_eq(s->m.jobs[a].id, s->m.jobs[b].id))
+                FAIL("STARTED_TWICE", "job %.*s is there twice", (int)s->m.jobs[a].id.n, s->m.jobs[a].id.p);
+    // Those that are forgotten cannot be asked for.
+    if (s->faults >> FT_PURGE & 1 || s->failed_over || prog_has(&s->conf, PF_SKIP) || !prog_has(&s->conf, PF_LISTEN))
+        return;
+    for (uint64_t no = 1; no < s->m.njobs; no++) {
+        mjob *j = &s->m.jobs[no];
+        for (uint32_t i = 0; j->present && j->id.n && i < j->n; i++) {
+            const dti_taskrow *r = &j->t[i].row;
+            dtask_str id = i ? sim_printf(s, "%.*s/%u", (int)j->id.n, j->id.p, i) : j->id;
+            bool deep = false;
+            uint32_t bangs = 0;
+            for (size_t k = 0; k < id.n; k++)
+                bangs += id.p[k] == '!';
+            deep = bangs >= DTI_BANGS_MAX || id.n > 180;
+            const struct { bool due; const char *suffix; } hook[] = {
+                {r->type == s->types[s->ntypes - 1] && r->state == DTI_SUCCEEDED && !deep, "t1"},
+                {i == 0 && j->row.type == s->types[1] && bangs == 0, "t0"},
+                {r->bits & DTI_UNDO && (r->state == DTI_FAILED || r->state == DTI_CANCELLED) && !deep, "undo"},
+            };
+            for (int k = 0; k < 3; k++)
+                if (hook[k].due && !mirror_job_of(&s->m, sim_printf(s, "%.*s!%s", (int)id.n, id.p, hook[k].suffix)))
+                    FAIL("HOOK_LOST", "job %.*s task %u ended as %s, and %s did not start", (int)j->id.n, j->id.p, i, dti_state_names[r->state], hook[k].suffix);
+        }
+    }
+}
+
 // ---- at the end, all calm -------------------------------------------------------------
 void check_end(sim *s) {
     check_ended(s);
@@ -231,10 +262,15 @@ void check_end(sim *s) {
             FAIL("STUCK", "job %llu never ended", LL no);
         if (j->present && j->ended == 0)
             FAIL("ENDS_ONCE", "job %llu never ended", LL no);
-        for (uint32_t i = 0; i < j->n; i++)
-            if (j->t[i].present && !j->present)
-                FAIL("PURGE_LEFT", "job %llu is purged, and task %u is left", LL no, i);
+        for (uint32_t i = 0; i < j->n && !j->present; i++) {
+            const mtask *t = &j->t[i];
+            if (t->present || t->ext || t->alone || t->due || t->held || t->dead || t->edges_in || t->edges_out || t->kids_rows || t->log_rows || t->nkeys)
+                FAIL("PURGE_LEFT", "job %llu is purged, and something of task %u is left", LL no, i);
+        }
+        if (!j->present && (j->emits || j->listed))
+            FAIL("PURGE_LEFT", "job %llu is purged, and its emits or its place in a list are left", LL no);
     }
+    check_hooks(s);
     for (int k = 0; k < s->nj; k++) {
         const sim_job *job = &s->j[k];
         if (job->accepted && !job->purged && !job->retain && !prog_has(&s->conf, PF_SKIP) && !mirror_job_of(&s->m, dti_str(job->id, job->idn)))

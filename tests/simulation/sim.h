@@ -17,7 +17,7 @@
 #define SIM_FAULTS(X)                                                                        \
     X(LOSE_REQUEST) X(LOSE_REPLY) X(DOUBLE) X(LATE) X(SLOW) X(KILL) X(CHARGE_ALL) X(FREEZE)   \
     X(CLOCK) X(FAILOVER) X(BELL_LOST) X(SMALL_SWEEP) X(FORGE) X(PAUSE) X(CANCEL) X(PURGE)     \
-    X(UNSTARTED) X(DROP_FRAME) X(CONFLICT) X(LEASE)
+    X(UNSTARTED) X(DROP_FRAME) X(CONFLICT) X(LEASE) X(LEAVE) X(TICK)
 typedef enum {
 #define X(n) FT_##n,
     SIM_FAULTS(X)
@@ -83,6 +83,7 @@ typedef struct sim_frame {
     uint32_t sigs, sigs_taken;
     uint32_t recv_gave_up; // bit per instruction: a wait that timed out
     int64_t deadlines[8]; uint32_t ndeadlines, deadlines_taken;
+    int64_t all_until; uint32_t all_pc; // a wait for all, with a timeout
     uint32_t emits;
     dti_endkind ended; uint8_t parked_mask; dti_parkhow parked_how;
 } sim_frame;
@@ -146,13 +147,13 @@ typedef struct sim {
     uint64_t dead[32]; uint32_t ndead;           // seen dead, not yet swept
     dti_charge charge[64]; uint32_t ncharge; bool charge_all;
     sim_entry *ends; size_t nends, cends;        // outcomes that were accepted
+    sim_entry *begun; size_t nbegun, cbegun;     // what must not run twice and has begun; value: its try
     uint64_t ended[64]; uint32_t nended;         // jobs, not yet looked at
     sim_post *posts; size_t nposts, cposts;
     uint64_t run;      // the store's run id
     size_t snap_ends; bool snapped, failed_over;
     sim_turn *old[16]; uint32_t nold;            // late copies come from here
     int64_t next_sweep; uint32_t sweeps;         // when; which of the EV_SWEEPs is the one that counts
-    uint32_t paused_types;
     sim_rpc *free_rpcs;
     sim_stats *stats;
     jmp_buf *caught;   // where a violation goes
@@ -189,6 +190,7 @@ void turn_arrives(sim *, sim_turn *);
 void turn_answered(sim *, sim_rpc *);
 void turn_resend(sim *, sim_turn *);
 void worker_die(sim *, int w);
+void worker_leave(sim *, int w);
 void worker_freeze(sim *, int w);
 void worker_thaw(sim *, int w);
 void worker_forge(sim *, int w);                 // messages that must be refused

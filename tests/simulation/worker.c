@@ -35,6 +35,13 @@ void worker_join(sim *s, int wi) {
     for (int i = 0; i < 3; i++)
         types[h->ntypes++] = (dti_hello_type){.name = dti_strz(sys[i]), .version = 1, .crashes = 3};
     h->types = types;
+    if (prog_has(&s->conf, PF_LISTEN)) { // then all workers serve all types
+        dti_listen *listens = sim_alloc(s, 2 * sizeof *listens);
+        listens[0] = (dti_listen){.listener = 0, .subject = 1, .kind = DTI_L_CALLBACK, .states = 0xffff};
+        listens[1] = (dti_listen){.listener = 1, .subject = s->ntypes - 1, .kind = DTI_L_TRIGGER, .states = 1u << DTI_SUCCEEDED};
+        h->listens = listens;
+        h->nlistens = 2;
+    }
     dti_hello ask = *h;
     for (int again = 0; again < 2; again++) { // the second: its answer was lost
         if (again && !strikes(s, FT_LOSE_REPLY, 300))
@@ -53,6 +60,7 @@ void worker_join(sim *s, int wi) {
     }
     sim_rpc_free(s, r);
     w->nonce = w->no << 24;
+    s->m.workers[w->no].seen = s->now;
     w->era = s->m.meta.era;
     TRACE(s, "worker %d is %llu", wi, (unsigned long long)w->no);
     sim_at(s, 10 + prng_below(&s->r, 1000), EV_WORKER, (uint32_t)wi, w->incarnation, NULL);
@@ -183,6 +191,8 @@ void turn_arrives(sim *s, sim_turn *t) {
     if (!sim_op(s, r))
         sim_violation(s, "TURN_FAILED", "turn %llx: error %d", (unsigned long long)t->req.nonce, r->op.err);
     check_turn_after(s, &r->op.turn, &b);
+    if (r->op.turn.status == DTI_TURN_OK)
+        s->m.workers[t->req.worker].seen = s->now;
     if (t->incarnation != w->incarnation || t->answered || strikes(s, FT_LOSE_REPLY, 60)) {
         sim_rpc_free(s, r);
         return;
@@ -313,6 +323,22 @@ void worker_die(sim *s, int wi) {
     w->alive = false;
     w->frozen = false;
     sim_at(s, 1000 + prng_below(&s->r, 800000), EV_RISE, (uint32_t)wi, w->incarnation, NULL);
+}
+
+// Says goodbye: what it held goes back, uncharged.
+void worker_leave(sim *s, int wi) {
+    sim_worker *w = &s->w[wi];
+    if (w->run != s->run)
+        return;
+    TRACE(s, "worker %d leaves", wi);
+    sim_rpc *r = sim_rpc_new(s, DTI_OP_HELLO);
+    r->op.hello = (dti_hello){.bye = true, .worker = w->no};
+    if (!sim_op(s, r))
+        sim_violation(s, "HELLO", "bye failed: %d", r->op.err);
+    sim_rpc_free(s, r);
+    fence(s, wi);
+    w->alive = w->frozen = false;
+    sim_at(s, 1000 + prng_below(&s->r, 300000), EV_RISE, (uint32_t)wi, w->incarnation, NULL);
 }
 
 void worker_freeze(sim *s, int wi) {

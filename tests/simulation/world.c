@@ -229,16 +229,13 @@ static void open_store(sim *s) {
     r->op.era.run_id = dti_strz("run-1");
     sim_op(s, r);
     sim_rpc_free(s, r);
-    // A client declares the types, and what listens to them.
+    // A client declares the types.
     s->ntypes = prng_range(&s->r, 2, PROG_TYPES - 1);
     r = sim_rpc_new(s, DTI_OP_HELLO);
     dti_hello_type *types = sim_alloc(s, (PROG_TYPES + 1) * sizeof *types);
     for (uint32_t i = 0; i < s->ntypes; i++)
         types[i] = (dti_hello_type){.name = sim_printf(s, "t%u", i), .signature = dti_strz("x -> x"), .version = 1, .crashes = 3};
-    dti_listen *listens = sim_alloc(s, 2 * sizeof *listens);
-    listens[0] = (dti_listen){.listener = 0, .subject = 1, .kind = DTI_L_CALLBACK, .states = 0xffff};
-    listens[1] = (dti_listen){.listener = 1, .subject = s->ntypes - 1, .kind = DTI_L_TRIGGER, .states = 1u << DTI_SUCCEEDED};
-    r->op.hello = (dti_hello){.types = types, .ntypes = s->ntypes, .listens = listens, .nlistens = prog_has(&s->conf, PF_LISTEN) ? prng_range(&s->r, 1, 2) : 0};
+    r->op.hello = (dti_hello){.types = types, .ntypes = s->ntypes};
     if (!sim_op(s, r))
         sim_violation(s, "HELLO", "a client's declaration failed: %d", r->op.err);
     for (uint32_t i = 0; i < s->ntypes; i++)
@@ -361,7 +358,7 @@ static void live(sim *s) {
     s->nw = (int)prng_range(&s->r, 1, SIM_WORKERS);
     for (int w = 0; w < s->nw; w++) {
         s->w[w] = (sim_worker){.slots = prng_range(&s->r, 1, 3), .prefetch = prng_below(&s->r, 4),
-            .types = w == 0 ? ~0u : (uint32_t)prng_next(&s->r) | 1};
+            .types = w == 0 || prog_has(&s->conf, PF_LISTEN) ? ~0u : (uint32_t)prng_next(&s->r) | 1};
         worker_join(s, w);
     }
     clients_make(s);
