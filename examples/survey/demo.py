@@ -43,13 +43,19 @@ class Worker:
         self._keeper.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Ctrl-C is for the demo, which then drains them; and with the demo they go.
-        process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+        # In a session of its own: Ctrl-C is for the demo, which then drains it.
+        process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
         print(f"{self.name} worker: pid {process.pid}", flush=True)
         return process
 
     def _keep(self) -> None:
         while True:
+            # What it says goes by way of us, so that the live tree knows of it.
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                print(f"{self.name} worker {self._process.pid}: {line.decode(errors='replace').rstrip()}", flush=True)
             code = self._process.wait()
             with self._lock:
                 if self._leaving.is_set():
@@ -95,7 +101,7 @@ def survey_by_two(folder: str) -> int:
     job = survey.start(folder)
     workers = [Worker("C", c_worker()), Worker("Python", python_worker())]
     try:
-        print(f"job {job.id}: survey of {folder}")
+        print(f"job {job.id}: survey of {folder}; kill -9 a worker: another takes its place, and the sums stay", flush=True)
         info, tree = watch(survey.app, job)
         if info.state != "succeeded":
             print(f"the job {info.state}: {info.error}", file=sys.stderr)
