@@ -218,7 +218,6 @@ static bool memory_hungry(dti_engine *engine, dti_bell *self, uint32_t type) {
 // What is to be known before and after an operation of bells and the dead.
 static dtask_err prepare(shared *at, dti_arena *arena, dti_op *op) {
     if (op->kind == DTI_OP_HELLO) op->hello.lease_us = 0; // deaths are seen here
-    if (op->kind == DTI_OP_TURN) op->turn.lease_us = 0;
     if (op->kind != DTI_OP_SWEEP || op->sweep.ndead) return DTASK_OK;
     dtask_err err = DTASK_OK;
     pthread_mutex_lock(&at->bell_lock);

@@ -152,7 +152,6 @@ static bool run_write(dti_sqlite_file *f, dti_tx *tx, dti_op *op) {
     dti_store *store = dti_sqlite_store_of(f->store);
     bool sweeps = op->kind == DTI_OP_SWEEP && !op->sweep.ndead;
     if (op->kind == DTI_OP_HELLO) op->hello.lease_us = 0; // deaths are seen here
-    if (op->kind == DTI_OP_TURN) op->turn.lease_us = 0;
     tx->now = dti_wall_us();
     op->err = sweeps ? prepare_sweep(f, tx, &op->sweep) : DTASK_OK;
     if (!op->err) op->err = dti_run_op(store, tx, op);

@@ -171,7 +171,6 @@ typedef struct {
 
 typedef struct {
     uint64_t worker, era, nonce, got; // got: wakes up to here have arrived
-    int64_t lease_us;
     const dti_message *messages; uint32_t nmessages;
     const dti_want *want; uint32_t nwant;
     uint32_t n;                  // claims wanted in all

@@ -149,7 +149,7 @@ void worker_send(sim *s, int wi) {
             wants[nwants++] = (dti_want){s->types[i], prng_range(&s->r, 1, want)};
     for (int i = 0; want && i < 3; i++)
         wants[nwants++] = (dti_want){s->sys_types[i], want};
-    t->req = (dti_turn){.worker = w->no, .era = w->era, .nonce = ++w->nonce, .got = w->got, .lease_us = w->lease, .messages = messages,
+    t->req = (dti_turn){.worker = w->no, .era = w->era, .nonce = ++w->nonce, .got = w->got, .messages = messages,
         .nmessages = n, .want = wants, .nwant = nwants, .n = want, .empty = empty && w->nbox == 0};
     w->flying = t;
     w->ring = false;
@@ -395,6 +395,6 @@ void worker_forge(sim *s, int wi) {
     if (m->seq == 0)
         m->token ^= 1u << 20;
     *turn = (sim_turn){.worker = wi, .answered = true};
-    turn->req = (dti_turn){.worker = w->no, .era = w->era, .nonce = row->row.nonce, .got = w->got, .lease_us = w->lease, .messages = m, .nmessages = 1};
+    turn->req = (dti_turn){.worker = w->no, .era = w->era, .nonce = row->row.nonce, .got = w->got, .messages = m, .nmessages = 1};
     turn_arrives(s, turn);
 }
