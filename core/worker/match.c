@@ -13,7 +13,8 @@ enum { PAGE = 1024, END = UINT32_MAX };
 
 typedef struct {
     uint64_t call;               // the first half: 64 bits tell a parent's calls apart
-    uint32_t ord, type;
+    uint32_t ord;
+    uint32_t type;               // 0: a `then` has changed it
     uint32_t next;               // the next with the same place in the table
     uint8_t state;
     bool bad, redo, taken;
@@ -97,7 +98,7 @@ static dtask_err read_page(dtask_task *f) {
         if (r->bits & DTI_REPLACED) continue;
         bool bad = r->state == DTI_FAILED || (r->state == DTI_SUCCEEDED && r->bad);
         bool good = r->state == DTI_SUCCEEDED && !r->bad;
-        entry e = {.call = r->call[0], .ord = v->ord, .type = r->type, .state = r->state, .bad = bad,
+        entry e = {.call = r->call[0], .ord = v->ord, .type = r->base ? 0 : r->type, .state = r->state, .bad = bad,
             .redo = r->ptries < f->row.tries && ((dti_terminal(r->state) && !good) || r->bits & DTI_CANCEL)};
         if (!add(m, e)) err = dti_fail(DTASK_ENOMEM, "no memory to find the children of the run before");
     }

@@ -161,7 +161,7 @@ static dtask_err match_or_queue(dtask_task *f, dti_unsent *u, dtask_child *child
     dtask_worker *w = f->w;
     dti_found found = {0};
     dtask_err err = f->match ? dti_match_take(f, u->call.call, &found) : DTASK_OK;
-    if (!err && found.found && found.type != u->call.type) {
+    if (!err && found.found && found.type && found.type != u->call.type) {
         const dti_typeinfo *was = NULL;
         dti_type_by_no(w->app, found.type, &was);
         const dti_typeinfo *is = NULL;

@@ -371,7 +371,7 @@ dtask_err dti_child_outcome(dtask_child *, bool looked, dtask_str *out); // 0 an
 void dti_ack_add(dtask_task *, uint32_t ord, bool replaced); // L
 
 // match.c
-typedef struct { bool found, redo, done, bad; uint32_t ord, type; } dti_found;
+typedef struct { bool found, redo, done, bad; uint32_t ord, type; } dti_found; // type 0: not known any more
 dtask_err dti_match_new(dtask_task *, dti_match **out);
 void dti_match_free(dti_match *);
 dtask_err dti_match_take(dtask_task *, const uint64_t call[2], dti_found *out); // may read a page

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dynatask import App, Backoff, BadArguments, Fatal, Retry, TaskFailed, context
+from dynatask import App, Backoff, BadArguments, Fatal, Retry, TaskFailed, context, then
 
 
 class Boom(Exception):
@@ -275,3 +275,25 @@ def test_malformed_options(app: App, wrong: dict[str, object]) -> None:
         def f() -> None: ...
 
         f.start()
+
+
+def test_a_child_that_continued_as_another_type_is_found_again(app: App) -> None:
+    @app.task
+    def last(n: int) -> int:
+        return n + 1
+
+    @app.task
+    def first(n: int) -> int:
+        return then(last, n)
+
+    @app.task(retries=1, backoff=0)
+    def parent() -> int:
+        n = first.spawn(1).result()
+        if context().attempt == 1:
+            raise Boom("after the child")
+        return n
+
+    with app.worker(slots=1):
+        job = parent.start()
+        assert job.result() == 2
+        assert job.info().counts.added == 2
