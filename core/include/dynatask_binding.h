@@ -61,10 +61,16 @@ DTASK_API dtask_err dtask_b_child_id(dtask_child *child, dtask_str *out);
 DTASK_API uint64_t dtask_b_child_count(dtask_child *child); /* of a batch; else 1 */
 /* 0: not complete, as far as this frame was told; else 1. No I/O. */
 DTASK_API int dtask_b_child_done(dtask_child *child);
+/* 1: it, or one of the batch, is known to have failed. No I/O. */
+DTASK_API int dtask_b_child_bad(dtask_child *child);
 /* Its end, once done: 0 and the result as one msgpack value, or EFAILED
  * ECANCELLED ESKIPPED and the error map {type, message, traceback, language,
  * task_id, attempts, reason}. looked: its failure counts as looked at. */
 DTASK_API dtask_err dtask_b_child_end(dtask_child *child, int looked, dtask_str *out);
+/* Of a complete child or batch: how many failed (not: cancelled, skipped, joined), and
+ * the error maps of the first 100 as a msgpack array; they count as looked at.
+ * Reads no results. Free *out with dtask_b_free. */
+DTASK_API dtask_err dtask_b_child_failures(dtask_child *child, dtask_str *out, uint64_t *out_n);
 /* Another child handle for the same child, from its id: own children only,
  * else EDEADLOCK. */
 DTASK_API dtask_err dtask_b_child_find(dtask_task *task, const char *id, dtask_child **out);
@@ -154,8 +160,10 @@ DTASK_API int dtask_b_ready(dtask_task *task);
 DTASK_API dtask_err dtask_b_poll(dtask_worker *worker, dtask_b_item *items, size_t cap, int ms, size_t *out_n);
 /* Queues outcomes, in their order; the tasks, and their children's handles, end
  * here (but for PARK, STAY). From any thread, not only the seat's: a binding
- * gathers outcomes, and hands on those of a thread that is busy. ETOOBIG, EARGS:
- * nothing of that one was taken, all before it were, none after it. */
+ * gathers outcomes, and hands on those of a thread that is busy. One that
+ * cannot be stored (too big, too deep, not of the signature) is FATAL with an
+ * error that says why. EUSAGE: of the first task that does not run; all others
+ * were taken. */
 DTASK_API dtask_err dtask_b_commit(dtask_worker *worker, const dtask_b_outcome *outcomes, size_t n);
 DTASK_API int dtask_b_fd(dtask_worker *worker); /* of this thread's seat: readable when poll has items */
 /* Msgpack map {id, job, parent, type, attempt, version, trigger, tags}. Lives as long as the task. */

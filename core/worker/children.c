@@ -605,6 +605,13 @@ int dtask_b_child_done(dtask_child *c) {
     return done;
 }
 
+int dtask_b_child_bad(dtask_child *c) {
+    pthread_mutex_lock(&c->task->w->lock);
+    bool bad = c->bad;
+    pthread_mutex_unlock(&c->task->w->lock);
+    return bad;
+}
+
 dtask_err dtask_b_child_end(dtask_child *c, int looked, dtask_str *out) {
     dtask_err err = dti_frame_check(c->task);
     return err ? err : dti_child_outcome(c, looked, out);
@@ -680,5 +687,64 @@ dtask_err dtask_b_child_cancel(dtask_child *c) {
     if (!err && n && op.mark.status == DTI_MARK_ENDED) err = dti_fail(DTASK_EUSAGE, "it has ended");
     dti_arena_done(&mem);
     free(ranges);
+    return err;
+}
+
+// ---- failures, without the results beside them --------------------------------------
+
+static bool is_bad(const dti_taskrow *r) {
+    return r->state == DTI_FAILED || (r->state == DTI_SUCCEEDED && r->bad);
+}
+
+// Rows come alone; of those that are bad the first are read whole.
+static dtask_err failures_of(dtask_child *c, dti_seg s, gathering *g) {
+    dtask_task *f = c->task;
+    dti_arena mem = {0}, one = {0};
+    dtask_err err = DTASK_OK;
+    uint32_t end = s.ord + s.count;
+    for (uint32_t from = s.ord; !err && from < end;) {
+        dti_arena_reset(&mem);
+        dti_op op = {.read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord, .from = from,
+            .limit = end - from < DTI_PAGE ? end - from : DTI_PAGE}};
+        err = read_op(f, &mem, &op);
+        uint32_t before = from;
+        for (uint32_t i = 0; !err && i < op.read.n && op.read.tasks[i].ord == from; i++, from++) {
+            if (!is_bad(&op.read.tasks[i].row)) continue;
+            dti_arena_reset(&one);
+            dti_op whole = {.read = {.what = DTI_READ_TASK, .id = f->id, .job = f->job, .ord = from, .whole = true}};
+            err = read_op(f, &one, &whole);
+            if (!err && whole.read.n) gather_one(c, &whole.read.tasks[0], true, g);
+        }
+        if (!err && from == before) break; // their rows are not kept: they were good
+    }
+    dti_arena_done(&mem);
+    dti_arena_done(&one);
+    return err;
+}
+
+dtask_err dtask_b_child_failures(dtask_child *c, dtask_str *out, uint64_t *out_n) {
+    dtask_err err = dti_frame_check(c->task);
+    gathering g = {0};
+    dtask_str map = {0};
+    if (!err && !c->batch && !c->joined) {
+        dtask_err how = dti_child_outcome(c, true, &map);
+        if (how == DTASK_EFAILED) g.failed = g.nerrors = 1, dti_mp_put_raw(&g.errors, map);
+        else if (how != DTASK_ECANCELLED && how != DTASK_ESKIPPED) err = how;
+    }
+    for (size_t i = 0; !err && c->batch && i < c->batch->nsegs; i++) err = failures_of(c, c->batch->segs[i], &g);
+    if (!err) {
+        dti_buf list = {0};
+        dti_mp_put_array(&list, g.nerrors);
+        dti_buf_add(&list, g.errors.p, g.errors.n);
+        if (list.failed || g.errors.failed) {
+            dti_buf_done(&list);
+            err = dti_fail(DTASK_ENOMEM, "no memory for a batch's failures");
+        } else {
+            *out = dti_str(list.p, list.n);
+            *out_n = g.failed;
+        }
+    }
+    dti_buf_done(&g.results);
+    dti_buf_done(&g.errors);
     return err;
 }

@@ -313,10 +313,26 @@ static dtask_err commit_one(dtask_worker *w, const dtask_b_outcome *o) {
     return err;
 }
 
-dtask_err dtask_b_commit(dtask_worker *w, const dtask_b_outcome *outcomes, size_t n) {
-    dtask_err err = dti_app_check(w->app);
-    for (size_t i = 0; i < n && !err; i++) err = commit_one(w, &outcomes[i]);
+// An outcome that cannot be stored is a failure that says why.
+static dtask_err commit_or_fail(dtask_worker *w, const dtask_b_outcome *o) {
+    dtask_err err = commit_one(w, o);
+    if (err != DTASK_EARGS && err != DTASK_ETOOBIG) return err;
+    dti_buf map = {0};
+    dti_error_put(&map, err == DTASK_ETOOBIG ? "TooBig" : "BadArguments", dti_strz(dtask_err_detail()), "");
+    dtask_b_outcome failed = {.task = o->task, .what = DTASK_B_FATAL, .data = dti_str(map.p, map.n)};
+    err = map.failed ? dti_fail(DTASK_ENOMEM, "no memory for an error") : commit_one(w, &failed);
+    dti_buf_done(&map);
     return err;
+}
+
+dtask_err dtask_b_commit(dtask_worker *w, const dtask_b_outcome *outcomes, size_t n) {
+    dtask_err first = dti_app_check(w->app);
+    if (first) return first;
+    for (size_t i = 0; i < n; i++) {
+        dtask_err err = commit_or_fail(w, &outcomes[i]);
+        if (!first) first = err;
+    }
+    return first;
 }
 
 // ---- waits ----------------------------------------------------------------------------------

@@ -331,6 +331,11 @@ def child_done(child: ChildPtr) -> bool:
     return bool(lib.dtask_b_child_done(child))
 
 
+def child_bad(child: ChildPtr) -> bool:
+    """Whether it, or one of the batch, is known to have failed. No I/O."""
+    return bool(lib.dtask_b_child_bad(child))
+
+
 def child_end(child: ChildPtr, looked: bool) -> tuple[str, bytes]:
     """Of a complete child: ("", result), or the error's code and map. looked: a failure counts as looked at."""
     out = ffi.new("dtask_str *")
@@ -338,6 +343,13 @@ def child_end(child: ChildPtr, looked: bool) -> tuple[str, bytes]:
     if err and err not in _ENDS:
         _raise(err)
     return _code(err) if err else "", _bytes(out[0])
+
+
+def child_failures(child: ChildPtr) -> tuple[int, bytes]:
+    """Of a complete child or batch: how many failed, and the first 100 error maps as an array. They count as looked at."""
+    out, count = ffi.new("dtask_str *"), ffi.new("uint64_t *")
+    _check(lib.dtask_b_child_failures(child, out, count))
+    return count[0], _taken(out)
 
 
 def child_at(batch: ChildPtr, i: int) -> ChildPtr:

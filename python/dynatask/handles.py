@@ -188,7 +188,7 @@ class Task(_One[R_co]):
     it may be read once complete.
     """
 
-    __slots__ = ("_app", "_call", "_child", "_decoder", "_frame", "_id", "_index")
+    __slots__ = ("_app", "_call", "_child", "_decoder", "_frame", "_id")
 
     def __init__(
         self, app: App, decoder: msgspec.msgpack.Decoder[Any], *, frame: Frame | None = None,
@@ -256,15 +256,10 @@ class Task(_One[R_co]):
         if self._frame is frame and self._child is not None:
             return self._child
         found = _core.child_find(frame.task, self.id)
-        if found is not None:
-            self._forget()
-            self._frame, self._child = frame, found
-        return found
-
-    def _forget(self) -> None:
         if self._frame is not None and self._child is not None:
             self._frame.drop(self._child)
-        self._frame = self._child = None
+        self._frame, self._child = frame, found
+        return found
 
     def _identity(self) -> bytes:
         """What a call that depends on this one is known by: this call, so that a re-run finds it."""
@@ -408,13 +403,13 @@ class Batch(Handle["list[R]"], Sequence["Task[R]"]):
             return []
         return _core.child_end(self._parts[0][0], True) if len(self._parts) == 1 else self._ends()
 
-    def _ends(self, end: Callable[[ChildPtr, bool], End] = _core.child_end) -> list[End]:
+    def _ends(self) -> list[End]:
         """Each child's end; failures count as looked at."""
         ends: list[End] = []
         for child, n in self._parts:
             for i in range(n):
                 one = _core.child_at(child, i)
-                ends.append(end(one, True))
+                ends.append(_core.child_end(one, True))
                 _core.child_free(one)
         return ends
 
@@ -446,19 +441,18 @@ class Batch(Handle["list[R]"], Sequence["Task[R]"]):
         if isinstance(end, tuple):  # the core's own summary of all
             code, data = cast(End, end)
             return errors.failure(code, self._app.codec.any.decode(data) if data else {}) if code else None
-        return children_failed(self._app, [e for e in cast("list[End]", end) if e[0]], self._size)
+        bad = [e for e in cast("list[End]", end) if e[0]]
+        first = [errors.failure(code, self._app.codec.any.decode(data) if data else {}) for code, data in bad[:100]]
+        return children_failed(len(bad), first, self._size) if bad else None
 
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def children_failed(app: App, bad: Sequence[End], total: int) -> ChildrenFailed | None:
-    """The error for these ends of children; None: there are none."""
-    if not bad:
-        return None
-    first = [errors.failure(code, app.codec.any.decode(data) if data else {}) for code, data in bad[:100]]
-    return ChildrenFailed(f"{len(bad)} of {total} children failed, the first: {first[0]}", failed=len(bad), errors=first)
+def children_failed(failed: int, first: list[TaskFailed], total: int) -> ChildrenFailed:
+    """The error of so many children, with the first of them."""
+    return ChildrenFailed(f"{failed} of {total} children failed, the first: {first[0]}", failed=failed, errors=first)
 
 
 class Job(_One[R_co], Iterable[JobInfo], AsyncIterable[JobInfo]):

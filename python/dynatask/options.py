@@ -188,6 +188,8 @@ def of_call(options: Mapping[str, Any]) -> dict[str, str]:
         if name in ("id", "key"):
             if not isinstance(value, str) or not value or "\0" in value:
                 raise BadArguments(f"{name} is {value!r}: give text")
+            if name == "id" and len(value.encode("utf-8", "replace")) > 200:
+                raise BadArguments(f"the id {value[:50]!r}.. has over 200 bytes")
             found[name] = value
         elif name == "delay":
             found[name] = f"{_number(name, value, 0, 1e10):.6f}"

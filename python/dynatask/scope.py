@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core
 from ._core import ANY, FAIL_FAST, ChildPtr
 from ._frame import Frame, Steps, all_done, current, deadline_of, drive, drive_async, here, passed, until
-from .errors import BadArguments, Deadlock, UsageError, WaitTimeout
-from .handles import Batch, End, Handle, Task, children_failed
+from .errors import BadArguments, TaskFailed, UsageError, WaitTimeout, failure
+from .handles import Batch, Task, children_failed
 
 if TYPE_CHECKING:
     from .app import App
@@ -47,15 +47,20 @@ class Scope(With["Scope"]):
         self._fail_fast = fail_fast
         self._timeout = timeout
         self._deadline: float | None = None
-        self._handles: list[Handle[Any]] = []  # kept: a dropped handle ends its pointer
-        self._pointers: list[ChildPtr] = []
+        self._handles: list[Task[Any] | Batch[Any]] = []  # kept: a dropped handle ends its pointer
         self._token: Token[Scope | None] | None = None
 
     def cancel(self) -> None:
         """Asks all that was spawned in it so far, and its descendants, to end."""
-        for pointer in self._pointers:
+        for pointer in self._pointers():
             if not _core.child_done(pointer):
                 _core.child_cancel(pointer)
+
+    def _pointers(self) -> list[ChildPtr]:
+        found: list[ChildPtr] = []
+        for handle in self._handles:
+            found += [part for part, _ in handle._parts] if isinstance(handle, Batch) else [handle._live()]
+        return found
 
     def _enter(self) -> Scope:
         if self._token is not None or self._frame is not current():
@@ -85,7 +90,7 @@ class Scope(With["Scope"]):
             await drive_async(self._frame, self._steps())
 
     def _steps(self) -> Steps[None]:
-        pointers = self._pointers
+        pointers = self._pointers()
         done = all_done(pointers)
         failed = False
 
@@ -93,7 +98,7 @@ class Scope(With["Scope"]):
             nonlocal failed
             if done():
                 return True
-            failed = failed or (self._fail_fast and any(self._failed(p) for p in pointers if _core.child_done(p)))
+            failed = failed or (self._fail_fast and any(_core.child_bad(p) for p in pointers))
             return failed
 
         flags = FAIL_FAST if self._fail_fast else 0
@@ -104,45 +109,26 @@ class Scope(With["Scope"]):
             left = sum(not _core.child_done(p) for p in pointers)
             raise WaitTimeout(f"{left} of the children are not complete after {self._timeout} s; they are cancelled")
         yield from until(done, pointers, 0, None)
-        total, bad = self._ends()
+        self._check(pointers)
+
+    def _check(self, pointers: list[ChildPtr]) -> None:
+        """ChildrenFailed: more than it tolerates. All failures count as looked at."""
+        total = sum(len(h) if isinstance(h, Batch) else 1 for h in self._handles)
+        failed, first = 0, list[TaskFailed]()
+        for pointer in pointers:
+            count, maps = _core.child_failures(pointer)
+            failed += count
+            if count and len(first) < 100:
+                first += [failure("EFAILED", m) for m in self._app.codec.any.decode(maps)]
         allowed = self._tolerate if isinstance(self._tolerate, int) else self._tolerate * total
-        error = children_failed(self._app, bad, total)
-        if error is not None and len(bad) > allowed:
-            raise error
+        if failed > allowed:
+            raise children_failed(failed, first[:100], total)
 
-    def _failed(self, pointer: ChildPtr) -> bool:
-        return _end(pointer, False)[0] == "EFAILED"
-
-    def _ends(self) -> tuple[int, list[End]]:
-        """How many there were, and the ends of those that failed; they count as looked at."""
-        total, bad = 0, list[End]()
-        for handle in self._handles:
-            if isinstance(handle, Batch):
-                batch = cast("Batch[Any]", handle)
-                total += len(batch)
-                if any(_end(part, True)[0] for part, _ in batch._parts):
-                    bad += [e for e in batch._ends(_end) if e[0] == "EFAILED"]
-            elif isinstance(handle, Task):
-                total += 1
-                end = _end(handle._live(), True)
-                bad += [end] if end[0] == "EFAILED" else []
-        return total, bad
-
-
-def _end(pointer: ChildPtr, looked: bool) -> End:
-    """How it ended. A call that was joined to another's (unique) is no child: there is nothing to wait for, or to fail."""
-    try:
-        return _core.child_end(pointer, looked)
-    except Deadlock:
-        return "EDEADLOCK", b""
-
-
-def joined(frame: Frame, handle: Handle[Any], pointers: Sequence[ChildPtr]) -> None:
+def joined(frame: Frame, handle: Task[Any] | Batch[Any]) -> None:
     """A fresh handle belongs to the innermost block around the call."""
     scope = _scope.get()
     if scope is not None and scope._frame is frame:
         scope._handles.append(handle)
-        scope._pointers.extend(pointers)
 
 
 def children(*, tolerate: int | float = 0, fail_fast: bool = False, timeout: float | None = None) -> Scope:

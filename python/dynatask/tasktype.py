@@ -133,7 +133,7 @@ class TaskType(Generic[P, R]):
         task: Task[R] = Task(
             core.app, shape.result_decoder, frame=frame, child=child, call=b"%b\0%b" % (core.name.encode(), hashed or args)
         )
-        joined(frame, task, (child,))
+        joined(frame, task)
         return task
 
     def map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Batch[R]:
@@ -238,7 +238,7 @@ class TaskType(Generic[P, R]):
     def _batch(self, frame: Frame, parts: list[tuple[ChildPtr, int]], call: bytes) -> Batch[R]:
         shape = self._core.shape
         batch: Batch[R] = Batch(self._core.app, shape.result_decoder, shape.list_decoder, frame, parts, call)
-        joined(frame, batch, [child for child, _ in parts])
+        joined(frame, batch)
         return batch
 
     def _become(self, a: tuple[Any, ...], k: dict[str, Any]) -> Become:
