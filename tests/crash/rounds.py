@@ -61,7 +61,16 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
+    def _drains(self) -> bool:
+        """Whether it has got so far that SIGTERM is its to handle."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
     def end(self) -> int:
+        until = time.monotonic() + 30
+        while self.process.poll() is None and not self._drains() and time.monotonic() < until:
+            time.sleep(0.01)  # it is still importing: a signal now would kill any program
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(60)
