@@ -24,10 +24,20 @@ void clients_make(sim *s) {
             j->task.crashes = prng_below(&s->r, 3);
         if (prog_has(&s->conf, PF_TOOBIG) && prng_chance(&s->r, 500))
             j->max_tasks = prng_range(&s->r, 2, s->conf.budget + 2);
+        if (prog_has(&s->conf, PF_TOOBIG) && prng_chance(&s->r, 300))
+            j->max_depth = prng_range(&s->r, 1, 4);
         if (prog_has(&s->conf, PF_EXPIRE) && prng_chance(&s->r, 200))
             j->task.expires = s->wall + prng_below(&s->r, 300000);
         if (s->faults >> FT_PURGE & 1 && prng_chance(&s->r, 300))
             j->retain = 100000 + prng_below(&s->r, 500000);
+        if (prog_has(&s->conf, PF_UNIQUE) && prng_chance(&s->r, 400)) {
+            static const uint8_t overs[] = {DTI_OVER_JOIN, DTI_OVER_DROP, DTI_OVER_RAISE};
+            dti_keyspec *key = sim_alloc(s, sizeof *key);
+            *key = (dti_keyspec){.h = {3000, s->seed}, .kind = DTI_KEY_UNIQUE, .over = overs[prng_below(&s->r, 3)],
+                .until = (uint8_t)prng_below(&s->r, 2), .keep_us = prng_chance(&s->r, 300) ? 50000 : 0};
+            j->task.keys = key;
+            j->task.nkeys = 1;
+        }
         sim_at(s, prng_below(&s->r, 200000), EV_START, (uint32_t)i, 0, NULL);
     }
 }
@@ -41,12 +51,20 @@ void client_start(sim *s, uint32_t i) {
         sim_rpc *r = sim_rpc_new(s, DTI_OP_START);
         dti_start *st = &r->op.start;
         *st = (dti_start){.id = dti_str(j->id, j->idn), .task = j->task, .keep = (uint8_t)(i % 3), .retain_us = j->retain ? j->retain : INT64_C(86400000000) * 3650,
-            .grace_us = 30000, .max_tasks = j->max_tasks};
+            .grace_us = 30000, .max_tasks = j->max_tasks, .max_depth = j->max_depth};
         if (copy == 2)
             st->task.call[0]++;
         if (!sim_op(s, r))
             sim_violation(s, "START", "%s: error %d", j->id, r->op.err);
         bool there = was || copy > 0;
+        if (j->task.nkeys && !mirror_job_of(&s->m, st->id)) { // another has its unique key
+            if (!st->joined.n || (st->status != DTI_EXISTS && st->status != DTI_CONFLICT) || there)
+                sim_violation(s, "START", "%s: answered %d, and is not there", j->id, (int)st->status);
+            check_unchanged(s, "REFUSED_CHANGES", 0);
+            j->joined = true;
+            sim_rpc_free(s, r);
+            break;
+        }
         if ((int)st->status != (int)(!there ? DTI_CREATED : copy == 2 ? DTI_CONFLICT : DTI_EXISTS))
             sim_violation(s, "START", "%s: answered %d, copy %d%s", j->id, (int)st->status, copy, was ? ", was there" : "");
         if (there)
@@ -265,7 +283,7 @@ static void failover(sim *s) {
     check_unchanged(s, "RESEND_CHANGES", 0);
     sim_rpc_free(s, r);
     for (int i = 0; i < s->nj; i++)
-        if (s->j[i].accepted && !s->j[i].purged && !s->j[i].retain && !mirror_job_of(&s->m, dti_str(s->j[i].id, s->j[i].idn))) {
+        if (s->j[i].accepted && !s->j[i].joined && !s->j[i].purged && !s->j[i].retain && !mirror_job_of(&s->m, dti_str(s->j[i].id, s->j[i].idn))) {
             s->j[i].accepted = false;
             sim_at(s, 1000 + prng_below(&s->r, 10000), EV_START, (uint32_t)i, 0, NULL);
         }

@@ -9,6 +9,23 @@
 #define WHO (unsigned long long)no, i
 
 // ---- one row's change --------------------------------------------------------
+// Why the model itself ended a task must be so.
+static void check_reason(sim *s, uint64_t no, uint32_t i, const dti_taskrow *is) {
+    bool fine = true;
+    switch ((dti_reason)is->reason) {
+    case DTI_R_EXPIRED: fine = is->state == DTI_SKIPPED && !is->begun && is->expires && is->expires <= s->wall; break;
+    case DTI_R_LIMIT: fine = !is->begun; break;
+    case DTI_R_LOST: fine = is->state == DTI_FAILED && (is->crashes == 0 || is->lost > is->crashes); break;
+    case DTI_R_CHILDREN: fine = is->state == DTI_FAILED; break;
+    case DTI_R_GRACE: fine = is->state == DTI_CANCELLED; break;
+    case DTI_R_AFTER: case DTI_R_TEST: case DTI_R_UNIQUE: fine = is->state == DTI_SKIPPED; break;
+    case DTI_R_NONE: fine = is->state != DTI_SKIPPED; break;
+    }
+    if (!fine)
+        FAIL("REASON", AT "%s for reason %u, begun %lld, expires %lld, lost %u of %u", WHO, dti_state_names[is->state], is->reason, (long long)is->begun,
+            (long long)is->expires, is->lost, is->crashes);
+}
+
 static void check_task_change(sim *s, const dti_op *op, uint64_t no, uint32_t i, const dti_taskrow *was, const dti_taskrow *is) {
     if (dti_terminal(was->state)) {
         if (is->state != was->state)
@@ -23,6 +40,8 @@ static void check_task_change(sim *s, const dti_op *op, uint64_t no, uint32_t i,
         if (was->state != DTI_RUNNING && is->crashes > 0)
             FAIL("PARKED_CHARGED", AT "was %s, and is charged for its worker's death", WHO, dti_state_names[was->state]);
     }
+    if (!dti_terminal(was->state) && dti_terminal(is->state))
+        check_reason(s, no, i, is);
     if (was->state == DTI_PARKED && was->wait & DTI_THEN && was->token == 0
         && (is->state == DTI_READY || is->state == DTI_RUNNING || is->state == DTI_BLOCKED) && is->bad > 0)
         FAIL("THEN_AFTER_FAILURE", AT "`then` goes on with %u bad children", WHO, is->bad);
@@ -168,6 +187,8 @@ static void check_cancel(sim *s, uint64_t no, uint32_t i, const mjob *j, const m
     }
     if (job && !marked && j->todo[DTI_DO_CANCEL_JOB])
         return;
+    if (marked && r->state == DTI_RUNNING && !t->due)
+        FAIL("GRACE", AT "asked to end, and no time is set by which", WHO);
     bool idle = r->state == DTI_BLOCKED || r->state == DTI_SCHEDULED || r->state == DTI_READY
         || (r->state == DTI_PARKED && !(r->owner && r->wait & DTI_LIMIT_WAIT)); // a frame takes its permit to end
     if (idle && !t->todo[DTI_DO_SETTLE] && !t->todo[DTI_DO_WAKE] && !j->todo[DTI_DO_CANCEL_JOB] && !j->todo[DTI_DO_CANCEL])
@@ -175,6 +196,8 @@ static void check_cancel(sim *s, uint64_t no, uint32_t i, const mjob *j, const m
 }
 
 static void check_order(sim *s, uint64_t no, uint32_t i, const mjob *j, const mtask *t) {
+    if (t->row.depth > j->row.max_depth)
+        FAIL("TOO_DEEP", AT "at depth %u of at most %u", WHO, t->row.depth, j->row.max_depth);
     if (i && t->row.parent >= i)
         FAIL("ORDER", AT "older than its parent %u", WHO, t->row.parent);
     if (i && t->row.depth != j->t[t->row.parent].row.depth + 1)
@@ -232,6 +255,8 @@ static void check_job(sim *s, uint64_t no) {
         if (r->lost > r->crashes + 1u || r->tries - r->freed > r->retries + 1u || r->freed > 10000)
             FAIL("ATTEMPT_BOUND", AT "lost %u of %u, tries %u - %u of %u", WHO, r->lost, r->crashes, r->tries, r->freed, r->retries);
     }
+    if (n > j->row.max_tasks)
+        FAIL("TOO_MANY", "job %llu has %u tasks of at most %u", (unsigned long long)no, n, j->row.max_tasks);
     uint32_t live = 0, claimed = 0;
     for (uint32_t i = 0; i < n; i++) {
         const mtask *t = &j->t[i];
@@ -389,6 +414,10 @@ static void check_unique(sim *s) {
             const mtask *t = &s->m.jobs[no].t[i];
             for (uint32_t k = 0; k < t->nkeys && t->present; k++) {
                 const dti_keyspec *key = &t->keys[k];
+                size_t size;
+                const dti_uniq *row = key->kind == DTI_KEY_UNIQUE ? dti_get(s->store.in, DTI_T_UNIQ, key->h[0], key->h[1], 0, &size) : NULL;
+                if (row && row->job == no && row->ord == i && !row->freed && !row->scope && dti_terminal(t->row.state))
+                    FAIL("UNIQUE", AT "ended, and still holds its key", WHO);
                 if (key->kind != DTI_KEY_UNIQUE || t->row.bits & DTI_REPLACED || dti_terminal(t->row.state) || (key->until == DTI_UNTIL_RUN && t->row.begun))
                     continue;
                 for (uint32_t q = 0; q < n; q++)

@@ -52,6 +52,13 @@ static void check_told(sim *s, const dti_message *m, const dti_answer *a) {
         }
 }
 
+static bool joined_to(const dti_answer *a, uint32_t pos) {
+    for (uint32_t i = 0; i < a->njoined; i++)
+        if (a->joined[i].pos == pos)
+            return true;
+    return false;
+}
+
 static void check_accepted(sim *s, const dti_message *m, const dti_answer *a) {
     const mtask *t = mirror_task(&s->m, m->job, m->ord);
     if (!t)
@@ -61,11 +68,31 @@ static void check_accepted(sim *s, const dti_message *m, const dti_answer *a) {
     uint32_t made = a->cancelling ? 0 : m->nchildren - a->njoined;
     if (a->count != made)
         FAIL("LOST_CHILD", "job %llu task %u: %u children sent, %u joined, %u made", LL m->job, m->ord, m->nchildren, a->njoined, a->count);
-    for (uint32_t i = 0; i < a->count; i++) {
+    for (uint32_t i = 0, k = 0; i < a->count && k < m->nchildren; k++) {
+        if (joined_to(a, k))
+            continue;
         const mtask *c = mirror_task(&s->m, m->job, a->first + i);
-        if (!c || c->row.parent != m->ord)
+        if (!c || c->row.parent != m->ord || c->row.call[0] != m->children[k].call[0])
             FAIL("LOST_CHILD", "job %llu task %u: its child %u is not there", LL m->job, m->ord, a->first + i);
+        if (c->row.ptries != m->children[k].ptries)
+            FAIL("PTRIES", "job %llu task %u: its child %u was made by try %u, not %u", LL m->job, m->ord, a->first + i, m->children[k].ptries, c->row.ptries);
+        if (m->children[k].due > s->wall && (c->row.state == DTI_READY || c->row.state == DTI_RUNNING))
+            FAIL("TOO_EARLY", "job %llu task %u: %s before its delay is over", LL m->job, a->first + i, dti_state_names[c->row.state]);
+        i++;
     }
+    for (uint32_t i = 0; i < a->njoined; i++) {
+        const mtask *to = mirror_task(&s->m, a->joined[i].job, a->joined[i].ord);
+        if (to && a->joined[i].job == m->job && to->row.bits & DTI_REPLACED)
+            FAIL("UNIQUE", "job %llu task %u: a child was joined to %u, which is made anew", LL m->job, m->ord, a->joined[i].ord);
+    }
+    if (m->end == DTI_END_FAIL && m->retry && m->retry_at > s->wall && (t->row.state == DTI_READY || t->row.state == DTI_RUNNING))
+        FAIL("TOO_EARLY", "job %llu task %u: %s before its backoff is over", LL m->job, m->ord, dti_state_names[t->row.state]);
+    const mjob *j = mirror_job(&s->m, m->job);
+    for (uint32_t i = t->row.base; m->end == DTI_END_BECOME && t->row.wait & DTI_THEN && i && i < j->n; i++)
+        if (j->t[i].row.parent == m->ord)
+            FAIL("BASE", "job %llu task %u: child %u of what it was would be taken for its own", LL m->job, m->ord, i);
+    if (m->end == DTI_END_BECOME && t->row.wait & DTI_THEN && !t->row.base)
+        FAIL("BASE", "job %llu task %u: became another, and its children count from the first", LL m->job, m->ord);
     check_told(s, m, a);
     for (uint32_t i = 0; i < m->nacks; i++) {
         const mtask *c = m->acks[i].ref & DTI_HERE ? NULL : mirror_task(&s->m, m->job, m->acks[i].ref);
@@ -97,13 +124,15 @@ static void check_claim(sim *s, const dti_turn *t, const dti_claim *c) {
     const dti_taskrow *x = &c->row, *y = &k->row;
     if (x->attempt != y->attempt || x->tries != y->tries || x->lost != y->lost || x->type != y->type || x->base != y->base)
         FAIL("CLAIM_ROW", "job %llu task %u: the claim carries another row", LL c->job, c->ord);
-    if (c->again)
-        return;
     if (c->token != t->nonce)
         FAIL("CLAIM_HELD", "job %llu task %u: its token is not the turn's nonce", LL c->job, c->ord);
+    if (c->again)
+        return;
+    if (c->row.bits & DTI_TELLS)
+        FAIL("TOLD_CLEARED", "job %llu task %u: a claim begins with what an earlier frame told", LL c->job, c->ord);
     if (j->row.state != DTI_JOB_RUNNING || c->row.bits & DTI_CANCEL)
         FAIL("CLAIM_AFTER_CANCEL", "job %llu task %u: claimed, though cancelled", LL c->job, c->ord);
-    if (j->row.paused && !j->todo[DTI_DO_PAUSE])
+    if (j->row.paused)
         FAIL("CLAIM_PAUSED", "job %llu task %u: claimed, though its job is paused", LL c->job, c->ord);
     if (k->row.type < 64 && s->m.types[k->row.type].paused)
         FAIL("CLAIM_PAUSED", "job %llu task %u: claimed, though its type is paused", LL c->job, c->ord);
@@ -164,6 +193,8 @@ void check_turn_after(sim *s, const dti_turn *t, const turn_before *b) {
         FAIL("CLAIM_UNWANTED", "%u claims for %u asked", t->nclaims, t->n);
     for (uint32_t i = 0; i < t->nclaims; i++)
         check_claim(s, t, &t->claims[i]);
+    if (t->drain && t->nclaims)
+        FAIL("ALONE", "worker %llu is to run dry, and was given %u claims", LL t->worker, t->nclaims);
     s->stats->claims += t->nclaims;
     s->stats->wakes += t->nwakes;
 }
@@ -273,7 +304,7 @@ void check_end(sim *s) {
     check_hooks(s);
     for (int k = 0; k < s->nj; k++) {
         const sim_job *job = &s->j[k];
-        if (job->accepted && !job->purged && !job->retain && !prog_has(&s->conf, PF_SKIP) && !mirror_job_of(&s->m, dti_str(job->id, job->idn)))
+        if (job->accepted && !job->joined && !job->purged && !job->retain && !prog_has(&s->conf, PF_SKIP) && !mirror_job_of(&s->m, dti_str(job->id, job->idn)))
             FAIL("ACCEPTED_LOST", "job %s was accepted and is not there", job->id);
     }
     for (size_t k = 0; k < s->m.nlimits; k++)

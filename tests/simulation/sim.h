@@ -17,7 +17,7 @@
 #define SIM_FAULTS(X)                                                                        \
     X(LOSE_REQUEST) X(LOSE_REPLY) X(DOUBLE) X(LATE) X(SLOW) X(KILL) X(CHARGE_ALL) X(FREEZE)   \
     X(CLOCK) X(FAILOVER) X(BELL_LOST) X(SMALL_SWEEP) X(FORGE) X(PAUSE) X(CANCEL) X(PURGE)     \
-    X(UNSTARTED) X(DROP_FRAME) X(CONFLICT) X(LEASE) X(LEAVE) X(TICK)
+    X(UNSTARTED) X(DROP_FRAME) X(CONFLICT) X(LEASE) X(LEAVE) X(TICK) X(ABANDON)
 typedef enum {
 #define X(n) FT_##n,
     SIM_FAULTS(X)
@@ -111,8 +111,8 @@ typedef struct {
 typedef struct {
     char id[32]; uint32_t idn;
     dti_new task;
-    int64_t retain; uint32_t max_tasks;
-    bool accepted, purged, cancelled, exact;
+    int64_t retain; uint32_t max_tasks, max_depth;
+    bool accepted, purged, cancelled, exact, joined;
     uint64_t no;
 } sim_job;
 

@@ -265,14 +265,16 @@ void turn_answered(sim *s, sim_rpc *r) {
     worker_look(s, t->worker);
 }
 
-// A claim that has not begun goes back; a parked frame may be dropped.
+// A claim that has not begun goes back; a parked frame may be dropped, and a
+// running one given up.
 static void give_back(sim *s, int wi) {
     sim_worker *w = &s->w[wi];
     for (uint32_t i = 0; i < w->nframes && w->nbox < 48; i++) {
         sim_frame *f = w->frames[i];
         bool queued = f->st == F_QUEUED && strikes(s, FT_UNSTARTED, 40);
         bool parked = f->st == F_PARKED && f->row.crashes > 0 && strikes(s, FT_DROP_FRAME, 20);
-        if ((!queued && !parked) || f->out)
+        bool running = f->st == F_RUNNING && strikes(s, FT_ABANDON, 15); // it stops, and the handler outstayed that
+        if ((!queued && !parked && !running) || f->out)
             continue;
         dti_message *m = sim_alloc(s, sizeof *m);
         *m = (dti_message){.job = f->job, .ord = f->ord, .token = f->token, .seq = ++f->seq, .end = DTI_END_RELEASE, .unstarted = queued};
