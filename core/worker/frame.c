@@ -17,6 +17,13 @@ void dti_queue_push(dti_queue *q, dtask_task *f) {
     q->n++;
 }
 
+static void push_front(dti_queue *q, dtask_task *f) {
+    f->next = q->first;
+    q->first = f;
+    if (!q->last) q->last = f;
+    q->n++;
+}
+
 dtask_task *dti_queue_pop(dti_queue *q) {
     dtask_task *f = q->first;
     if (!f) return NULL;
@@ -119,6 +126,8 @@ dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
     return f;
 }
 
+static void alone_over(dtask_task *);
+
 static void notes_free(dti_notes *v) {
     for (size_t i = 0; i < v->n; i++) free((char *)v->v[i].data.p);
     free(v->v);
@@ -127,6 +136,10 @@ static void notes_free(dti_notes *v) {
 void dti_frame_rest(dtask_task *f) {
     if (!f->lost || f->live || f->flying) return;
     dtask_worker *w = f->w;
+    if (w->alone == f) {         // chosen, but it did not begin
+        alone_over(f);
+        dti_lonely_next(w);
+    }
     dtask_task **slot = &w->table[place(f->job, f->ord, w->ctable)];
     while (*slot != f) slot = &(*slot)->chain;
     *slot = f->chain;
@@ -188,6 +201,7 @@ void dti_frame_lose(dtask_task *f) {
         break;
     case DTI_F_WOKEN:
         f->unwind = true;
+        if (dti_queue_cut(&w->lonely, f)) dti_frame_resume(f, DTASK_B_UNWIND);
         break;
     }
     pthread_cond_broadcast(&w->moved);
@@ -206,15 +220,23 @@ void dti_lonely_next(dtask_worker *w) {
     dtask_task *f = dti_queue_pop(&w->lonely);
     w->alone = f;
     if (f->state == DTI_F_QUEUED) {
-        dti_queue_push(&w->ready[f->h->pool], f);
+        push_front(&w->ready[f->h->pool], f); // those before it must not begin
         if (f->h->pool == DTI_POOL_C) dti_pool_wake(w);
         else dti_seats_wake(w, f->h->pool);
     } else if (f->h->pool == DTI_POOL_C) {
-        dti_queue_push(&w->woken, f);
+        push_front(&w->woken, f);
         dti_pool_wake(w);
     } else {
         dti_seat_event(f, f->unwind ? DTASK_B_UNWIND : DTASK_B_RESUME);
     }
+}
+
+static void alone_over(dtask_task *f) {
+    dtask_worker *w = f->w;
+    if (w->alone != f) return;
+    w->alone = NULL;
+    if (w->ready[DTI_POOL_C].n || w->woken.n) dti_pool_wake(w);
+    for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++) dti_seats_wake(w, pool);
 }
 
 void dti_frame_runs(dtask_task *f) {
@@ -268,11 +290,7 @@ void dti_frame_pause(dtask_task *f) {
         if (h->pool == DTI_POOL_C) w->leaked--;
         else w->seats_leaked--;
     }
-    if (w->alone == f) {
-        w->alone = NULL;
-        if (w->ready[DTI_POOL_C].n || w->woken.n) dti_pool_wake(w);
-        for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++) dti_seats_wake(w, pool);
-    }
+    alone_over(f);
     dti_lonely_next(w);
 }
 

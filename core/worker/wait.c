@@ -166,11 +166,16 @@ static bool tell_batch(telling *t, const dti_flight *fl, dtask_child *c, uint8_t
     while (b->told_seg < b->nsegs) {
         const dti_seg *s = &b->segs[b->told_seg];
         uint32_t count = s->count - b->told_at;
+        if (!count) {
+            // The last may yet grow: it stays the one to look at.
+            if (b->told_seg + 1 == b->nsegs) break;
+            b->told_seg++, b->told_at = 0;
+            continue;
+        }
         if (count > t->left) count = t->left;
-        if (!count && t->left == 0) return false;
+        if (!count) return false;
         tell(t, s->ord + b->told_at, count, level == 1);
         b->told_at += count;
-        if (b->told_at == s->count) b->told_seg++, b->told_at = 0;
     }
     if (!tell_pieces(t, fl, c, level == 1)) return false;
     c->told = level;

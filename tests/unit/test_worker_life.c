@@ -140,6 +140,36 @@ BOTH(worker_life, a_crash_doubles_nothing) {
     rig_close(&r);
 }
 
+// Told in more than one message: a batch, then each by dtask_next.
+static dtask_err many(dtask_task *t, void *arg) {
+    rig *r = arg;
+    int64_t n, got = 0;
+    dtask_child *b, *c;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    int attempt = ++attempts;
+    if (!err) err = dtask_map(t, "add", NULL, &b, 0, (uint64_t)n, "");
+    if (!err) err = dtask_wait(t, b, -1);
+    while (!err && !(err = dtask_next(t, -1, &c))) {
+        dtask_child_free(c);
+        if (++got < n / 2 || attempt > 1) continue;
+        rig_kill(r, r->worker);
+        while (!(err = dtask_progress(t, 1, 2))) rig_pause(1);
+        return err;
+    }
+    return err == DTASK_ENOTFOUND ? dtask_done(t, "i", got) : err;
+}
+
+BOTH(worker_life, a_crash_among_many) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"many", "n:i -> i", many}, {0}}, ONE);
+    int64_t n = 0;
+    attempts = 0;
+    OK(rig_run(&r, "many", 5000, &n));
+    cr_assert_eq(n, 5000);
+    cr_assert_eq(attempts, 2);
+    rig_close(&r);
+}
+
 // A crash re-run is given the failure that it was given before.
 static dtask_err replays(dtask_task *t, void *arg) {
     rig *r = arg;
