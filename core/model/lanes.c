@@ -48,6 +48,11 @@ static void into_turnq(dti_tx *tx, uint32_t type, uint64_t job, uint8_t prio, co
     dti_put(tx->store, DTI_T_TURNQ, type, lane->vtime, lane->no, &q, sizeof q);
 }
 
+// What a task costs its lane: a step of priority is a factor of four.
+static unsigned cost_bits(uint8_t prio) {
+    return 8 - 2 * ((unsigned)prio - 2);
+}
+
 void dti_lane_flush(dti_tx *tx) {
     dti_work *w = dti_w(tx);
     __typeof__(w->run) run = w->run;
@@ -63,7 +68,10 @@ void dti_lane_flush(dti_tx *tx) {
     }
     if (lane->head == lane->tail) {
         const dti_type *type = dti_type_row(tx, run.type);
-        if (type && type->vmin > lane->vtime) lane->vtime = type->vmin;
+        // It pays for its first task as it enters: else lanes of one task each,
+        // as jobs of one task are, would come in turn whatever their priority.
+        uint64_t enters = type ? type->vmin + (1ull << cost_bits(prio)) : 0;
+        if (enters > lane->vtime) lane->vtime = enters;
         into_turnq(tx, run.type, run.job, prio, lane);
     }
     dti_ext ext = {.version = DTI_ROW_VERSION, .first = run.first, .count = run.count, .job = run.job};
@@ -190,7 +198,7 @@ static void claim_type(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint32_t type,
                 }
                 front_put(tx, lane, &ext);
             }
-            lane->vtime += (uint64_t)got << (8 - 2 * ((int)q.prio - 2));
+            lane->vtime += (uint64_t)got << cost_bits(q.prio);
         } while (n && stale < DTI_CASCADE && lane->head != lane->tail && (!rival || lane->vtime <= next.b));
         dti_del(s, DTI_T_TURNQ, type, k.b, k.c);
         if (lane->head != lane->tail) into_turnq(tx, type, q.job, q.prio, lane);

@@ -9,3 +9,11 @@ int statfs(const char *path, struct statfs *out) {
     out->f_type = 0x6969;
     return got;
 }
+
+/* The name of the same where files have 64-bit offsets. */
+int statfs64(const char *path, struct statfs64 *out) {
+    int (*real)(const char *, struct statfs64 *) = (int (*)(const char *, struct statfs64 *))dlsym(RTLD_NEXT, "statfs64");
+    int got = real(path, out);
+    out->f_type = 0x6969;
+    return got;
+}
