@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -66,4 +67,4 @@ def test_the_library_exports_the_header_and_nothing_else() -> None:
 def test_the_host_runs_from_the_console_script() -> None:
     script = Path(sys.executable).parent / "dynatask-worker"
     run = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0 and dynatask.__version__ in run.stdout
+    assert run.returncode == 0 and importlib.metadata.version("dynatask") in run.stdout
