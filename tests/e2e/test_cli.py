@@ -249,10 +249,20 @@ def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
 
 def test_doctor(sh: Shell, worker) -> None:
     checks = {check["name"]: check for check in sh.json("doctor")["checks"]}
-    assert checks["engine"]["level"] == "ok" and checks["folder"]["level"] == "ok"
+    assert {checks[name]["level"] for name in ("url", "folder", "disk", "engine")} == {"ok"}
     assert checks["workers"]["level"] == "warn" and "dynatask worker" in checks["workers"]["try_"]
     sh("start", "add", 1)
     assert "add" in next(c for c in sh.json("doctor")["checks"] if c["name"] == "types")["text"]
+    worker("--types", "add")
+    sh("start", "add", 2, "--id", "served")
+    sh("watch", "served")
+    checks = {check["name"]: check for check in sh.json("doctor")["checks"]}
+    assert checks["workers"]["level"] == "ok" and "1 alive" in checks["workers"]["text"]
+    assert checks["bells"]["level"] == "ok"
+    assert checks["types"]["level"] == "warn" and "greet" in checks["types"]["text"] and "add" not in checks["types"]["text"]
+    (sh.folder / "jobs.db-bells").chmod(0o755)
+    assert "chmod 700" in sh("doctor", code=5)
+    (sh.folder / "jobs.db-bells").chmod(0o700)
     (sh.folder / "text.db").write_text("this is no database " * 100)
     out = sh("doctor", "--url", "sqlite:text.db", code=5)
     assert "bad" in out and "try: " in out

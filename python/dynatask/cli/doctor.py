@@ -38,8 +38,9 @@ def run(open_app: Callable[[], App], as_json: bool) -> int:
         app = open_app()
         url, source = target.address(app)
         checks.append(Check("url", "ok", f"{url} (from {source})"))
-        if url.startswith("sqlite:"):
-            checks += of_file(Path(url.removeprefix("sqlite:").partition("?")[0]))
+        file = Path(url.removeprefix("sqlite:").partition("?")[0]) if url.startswith("sqlite:") else None
+        if file is not None:
+            checks += of_file(file)
         try:
             checks += of_store(app)
         except DynataskError as error:
@@ -91,9 +92,23 @@ def of_file(file: Path) -> Iterator[Check]:
             yield Check("file", "bad", f"{file} cannot be read and written by this user", f"ls -l {file}")
         else:
             yield Check("file", "ok", f"{file}, {size(file)}")
+        yield of_bells(file)
         wal = Path(f"{file}-wal")
         if wal.exists() and wal.stat().st_size > WAL_HIGH:
             yield Check("wal", "warn", f"{wal} has {size(wal)}: some process reads for long", f"fuser -v {file}")
+
+
+def of_bells(file: Path) -> Check:
+    """The file by which processes see each other's life, and the folder of their sockets."""
+    for path, mode in ((Path(f"{file}-bell"), 0o600), (Path(f"{file}-bells"), 0o700)):
+        if not path.exists():
+            return Check("bells", "ok", f"{path} is not there yet; the next process makes it")
+        found = path.stat()
+        if found.st_uid != file.stat().st_uid:
+            return Check("bells", "bad", f"{path} belongs to another user than {file}", f"ls -ld {file}*")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            return Check("bells", "bad", f"{path} is open to other users", f"chmod {mode:o} {path}")
+    return Check("bells", "ok", f"{file}-bell and {file}-bells are closed to others")
 
 
 def size(file: Path) -> str:
