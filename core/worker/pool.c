@@ -168,6 +168,7 @@ static void arrived(void) {
     if (t->spent) fiber_put(w, t->spent);
     if (t->parked) {
         dti_frame_pause(t->parked);
+        t->parked->state = DTI_F_PARKING;
         if (dti_wait_holds(t->parked)) dti_frame_resume(t->parked, DTASK_B_RESUME);
         else dti_wait_park(t->parked, DTI_WARM);
     }
@@ -288,15 +289,17 @@ static void *thread_main(void *arg) {
         __sanitizer_finish_switch_fiber(t->base.fake, NULL, NULL);
 #endif
     }
+    here = NULL;
     pthread_mutex_lock(&w->lock);
     if (t->spent) fiber_put(w, t->spent);
+    free(t);
     w->nthreads--;
     if (!first) dti_worker_fail(w, DTASK_ENOMEM, "no memory for a handler's stack");
+    // Who waits for this thread may free the worker once it has the lock.
+    bool last = atomic_fetch_sub(&w->refs, 1) == 1;
     pthread_cond_broadcast(&w->moved);
     pthread_mutex_unlock(&w->lock);
-    here = NULL;
-    free(t);
-    dti_worker_drop(w);
+    if (last) dti_worker_gone(w);
     return NULL;
 }
 

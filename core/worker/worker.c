@@ -16,7 +16,7 @@ void dti_worker_hold(dtask_worker *w) {
     atomic_fetch_add(&w->refs, 1);
 }
 
-static void worker_free(dtask_worker *w) {
+void dti_worker_gone(dtask_worker *w) {
     for (dtask_task *f = w->all, *next; f; f = next) { // of seats that were never left
         next = f->after;
         f->lost = true;
@@ -48,7 +48,7 @@ static void worker_free(dtask_worker *w) {
 }
 
 void dti_worker_drop(dtask_worker *w) {
-    if (atomic_fetch_sub(&w->refs, 1) == 1) worker_free(w);
+    if (atomic_fetch_sub(&w->refs, 1) == 1) dti_worker_gone(w);
 }
 
 void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
@@ -425,10 +425,11 @@ dtask_err dtask_worker_start(dtask_worker *w) {
     return dti_fail(DTASK_ENOMEM, "no thread can be made for the worker: %s", strerror(failed));
 }
 
-// Waits until its I/O thread has left, and C threads that can leave have.
+// Waits until its threads have left; a handler that is stuck keeps its
+// thread, and what it may yet touch.
 static void join(dtask_worker *w) {
     pthread_mutex_lock(&w->lock);
-    while (!w->ended) pthread_cond_wait(&w->moved, &w->lock);
+    while (!w->ended || w->nthreads > w->running[DTI_POOL_C]) pthread_cond_wait(&w->moved, &w->lock);
     bool mine = !w->joined;
     w->joined = true;
     pthread_mutex_unlock(&w->lock);
@@ -464,10 +465,6 @@ void dtask_worker_free(dtask_worker *w) {
             dtask_worker_stop(w, 0);
         }
         join(w);
-        // Handlers that return end their threads; one that is stuck keeps its
-        // thread, and what it may yet touch.
-        pthread_mutex_lock(&w->lock);
-        pthread_mutex_unlock(&w->lock);
     }
     dti_worker_drop(w);
 }

@@ -290,6 +290,7 @@ dti_handler *dti_handler_of(dtask_worker *, uint32_t type_no);
 dtask_err dti_worker_hello(dtask_worker *);  // a new incarnation; engine call
 void dti_worker_hold(dtask_worker *);
 void dti_worker_drop(dtask_worker *);
+void dti_worker_gone(dtask_worker *);        // its last holder has dropped it
 void dti_worker_fail(dtask_worker *, dtask_err, const char *text); // L: it ends at once, for this reason
 
 // io.c
