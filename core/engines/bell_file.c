@@ -48,7 +48,9 @@ static dtask_err prepare(dti_bellfile *b, bool alone) {
     // Reserved, so that a full disk shows here and not as a signal later.
     int e = whole ? 0 : posix_fallocate(b->fd, 0, (off_t)map_size);
     if (e) return io_error(b, "made", e);
-    void *p = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
+    // Not through fd: a forked child's copy of the mapping would keep that
+    // description, and its locks, alive.
+    void *p = mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED, b->test, 0);
     if (p == MAP_FAILED) return io_error(b, "mapped", errno);
     b->head = p;
     b->slots = (dti_slot *)((char *)p + HEAD_SIZE);

@@ -108,10 +108,10 @@ static dtask_err find_path(const char *path, char **out) {
     if (stat(full, &st) == 0 && !S_ISREG(st.st_mode))
         err = dti_fail(DTASK_EENGINE, "%s is not a file: name a file of an SQLite database", full);
     if (!err) err = refuse_remote(folder);
-    if (!err && access(folder, W_OK) < 0)
+    if (!err && eaccess(folder, W_OK) < 0)
         err = dti_fail(DTASK_EENGINE,
             "the folder %s cannot be written (%s): files beside the database must be made in it", folder, strerror(errno));
-    if (!err && access(full, F_OK) == 0 && access(full, R_OK | W_OK) < 0)
+    if (!err && eaccess(full, F_OK) == 0 && eaccess(full, R_OK | W_OK) < 0)
         err = dti_fail(DTASK_EENGINE, "%s cannot be written (%s): it must be writable by this user", full, strerror(errno));
 end:
     free(copy);

@@ -37,6 +37,10 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 void world_close(world *w) {
     w->e->ops->close(w->e);
     dti_arena_done(&w->arena);
+    world_remove(w);
+}
+
+void world_remove(const world *w) {
     if (w->dir[0]) nftw(w->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 

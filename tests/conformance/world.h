@@ -1,6 +1,6 @@
 // A world for the conformance cases: one engine, opened fresh, and actors that
 // speak to it as a worker's core does. Each case runs on every engine of
-// ENGINES; a new engine is one line there and its URL in world.c.
+// EACH_ENGINE; a new engine is one line there and its URL in world.c.
 //
 // Values are made by the case itself, so nothing here is msgpack-aware: the
 // engines carry them as bytes.
@@ -11,22 +11,21 @@
 
 #include "engines/engine.h"
 
-#define ENGINES(X) X(memory) X(sqlite)
+#define EACH_ENGINE(RUN, name) \
+    RUN(memory, name)          \
+    RUN(sqlite, name)
 
-#define CASE(name)                                                    \
-    static void case_##name(world *w);                                \
-    ENGINES_EACH(name)                                                \
+#define CASE(name)                       \
+    static void case_##name(world *w);   \
+    EACH_ENGINE(RUN_ON, name)            \
     static void case_##name(world *w)
-#define ENGINES_EACH(name) RUN_memory(name) RUN_sqlite(name)
-#define RUN(engine, name)                                             \
-    Test(engine, name) {                                              \
-        world w;                                                      \
-        world_open(&w, #engine);                                      \
-        case_##name(&w);                                              \
-        world_close(&w);                                              \
+#define RUN_ON(engine, name)             \
+    Test(engine, name) {                 \
+        world w;                         \
+        world_open(&w, #engine);         \
+        case_##name(&w);                 \
+        world_close(&w);                 \
     }
-#define RUN_memory(name) RUN(memory, name)
-#define RUN_sqlite(name) RUN(sqlite, name)
 
 typedef struct {
     dti_engine *e;
@@ -37,6 +36,7 @@ typedef struct {
 } world;
 void world_open(world *, const char *engine);
 void world_close(world *);
+void world_remove(const world *);    // its folder
 dti_engine *world_again(world *);    // another handle of the same store
 dti_op world_call(world *, dti_op);  // fails the case if the engine does
 
