@@ -50,6 +50,8 @@ class Crew:
     def start(self, *, own_loop: bool) -> None:
         """Starts the threads. own_loop: coroutines run on a thread too; else the caller awaits loop.sit()."""
         self.core.start()
+        for core in self.types.values():
+            core.declared = True  # by the worker itself
         threading.Thread(target=self._keep, name="dynatask-keeper", daemon=True).start()
         for slot in self._slots:
             self._running += 1

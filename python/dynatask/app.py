@@ -197,12 +197,12 @@ class App:
     def known(self, core: TypeCore) -> None:
         """Before its first call: its name and options are in the store, unless a worker's are there."""
         if not core.declared:
-            self._declare([t._core for t in self.types.values()])
+            self.known_all()
             core.declared = True  # if not itself, then the handler of its name
 
-    def known_externs(self) -> None:
-        """The same for all types whose handlers are elsewhere: for a worker, which says what it serves by itself."""
-        self._declare([t._core for t in self.types.values() if not t._core.served])
+    def known_all(self) -> None:
+        """The same for all types: what a worker does not serve itself may be called in its handlers."""
+        self._declare([t._core for t in self.types.values()])
 
     def _declare(self, cores: list[TypeCore]) -> None:
         with self._lock:

@@ -178,7 +178,7 @@ class _One(Handle[R_co]):
             raise WaitTimeout(f"{self.id} is not complete after {timeout} s") from None
 
     def _foreign(self) -> str:
-        return f"{self.id} is not complete and not a child of this task: a handler waits for its own children only"
+        return f"{self.id} is not complete and not a child of this task: a handler waits for its own children only, so spawn it instead"
 
 
 class Task(_One[R_co]):

@@ -143,8 +143,6 @@ class Worker(With["Worker"]):
         cores = [t._core for t in app.types.values() if t._core.served]
         for core in cores:
             core.max_payload = config["max_payload"]
-        if any(not t._core.served for t in app.types.values()):
-            app.known_externs()
         self._crews = self._make(cores, opts.of_app(options))
         try:
             for crew in self._crews:
@@ -153,8 +151,7 @@ class Worker(With["Worker"]):
             for crew in self._crews:
                 crew.stop(0)
             raise
-        for core in cores:
-            core.declared = True
+        app.known_all()
         app.working_here.append(self)
 
     def _make(self, cores: list[Any], options: dict[str, str]) -> list[Crew]:
