@@ -108,7 +108,7 @@ def test_memory_is_steady_over_many_jobs(sqlite_url: str) -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     with app.worker(slots=2):
-        for _ in range(5):
+        for _ in range(45):
             assert root.start(200).result() == 400_000
         before = rss()
         for _ in range(40):
