@@ -8,6 +8,7 @@ marked Waits may take long.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -203,7 +204,7 @@ class EngineJob:
 
     def __init__(self, pointer: Any) -> None:
         self._pointer = ffi.gc(pointer, lib.dtask_job_free)
-        self._watch: Any = None
+        self._watch = 0
 
     @property
     def id(self) -> str:
@@ -237,18 +238,25 @@ class EngineJob:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """changed is called by Engine.poll when the job changed, and at its end."""
-        self._watch = ffi.new_handle(changed)
-        _check(lib.dtask_job_watch(self._pointer, lib.on_job, self._watch))
+        self._watch = next(_watch_numbers)
+        _watched[self._watch] = changed
+        _check(lib.dtask_job_watch(self._pointer, lib.on_job, ffi.cast("void *", self._watch)))
 
     def unwatch(self) -> None:
-        """No call of it begins after this returned."""
-        if self._watch is not None:
+        """A call that has begun in another thread may still be on its way."""
+        if _watched.pop(self._watch, None) is not None:
             _check(lib.dtask_job_watch(self._pointer, _NULL, _NULL))
-            self._watch = None
+
+
+# By number, not by address: a call may come just after its watch has ended.
+_watch_numbers = itertools.count(1)
+_watched: dict[int, Callable[[], None]] = {}
 
 
 def _on_job(_job: Any, arg: Any) -> None:
-    ffi.from_handle(arg)()
+    changed = _watched.get(int(ffi.cast("uintptr_t", arg)))
+    if changed is not None:
+        changed()
 
 
 ffi.def_extern(name="on_job")(_on_job)
