@@ -2,11 +2,20 @@
 // and strictly; and how long its backoff waits.
 #include "client/client.h"
 
+#include <stdio.h>
+
 
 // ---- parsing what was published ------------------------------------------------------
 
 static dtask_err wrong(dtask_str name, const char *what) {
     return dti_fail(DTASK_EARGS, "The type %.*s is published with a wrong %s.", (int)(name.n > 100 ? 100 : name.n), name.p, what);
+}
+
+// The same error, with the type it is about in front.
+static dtask_err named(dtask_err err, dtask_str name) {
+    char why[700]; // the detail is written over
+    snprintf(why, sizeof why, "%s", dtask_err_detail());
+    return dti_fail(err, "Type %.*s: %s", (int)(name.n > 100 ? 100 : name.n), name.p, why);
 }
 
 static bool get_u32(dtask_str map, const char *key, int64_t least, uint32_t *out) {
@@ -176,7 +185,7 @@ dtask_err dti_type_parse(dti_arena *arena, uint32_t no, uint32_t version, dtask_
     dti_sig *sig;
     dtask_err err;
     if (signature.n) {
-        if ((err = dti_sig_parse(arena, own_sig, &sig))) return err;
+        if ((err = dti_sig_parse(arena, own_sig, &sig))) return named(err, name);
         t->sig = sig;
     }
     if (options.n) {

@@ -231,7 +231,8 @@ Test(types, options_that_are_wrong) {
     }
     dti_typeinfo *t;
     cr_assert(eq(int, dti_type_parse(&arena, 1, 1, dti_strz("t"), (dtask_str){0}, dti_strz("\x01"), &t), DTASK_EARGS));
-    cr_assert(eq(int, dti_type_parse(&arena, 1, 1, dti_strz("t"), dti_strz("a"), (dtask_str){0}, &t), DTASK_EARGS));
+    cr_assert(eq(int, dti_type_parse(&arena, 1, 1, dti_strz("count"), dti_strz("a"), (dtask_str){0}, &t), DTASK_EARGS));
+    cr_assert(says("Type count: The signature \"a\""), "%s", dtask_err_detail());
     dti_arena_done(&arena);
 }
 
