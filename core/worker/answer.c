@@ -10,15 +10,6 @@
 #include <string.h>
 #include <syslog.h>
 
-static void log_frame(const dtask_task *f, int level, const char *text) {
-    char id[256], ord[16], attempt[16];
-    snprintf(id, sizeof id, "%.*s", (int)f->id.n, f->id.p);
-    snprintf(ord, sizeof ord, "%u", f->ord);
-    snprintf(attempt, sizeof attempt, "%u", f->row.tries + f->row.lost + 1);
-    const char *fields[] = {"dynatask_job", id, "dynatask_task", ord, "dynatask_type", f->h->name, "dynatask_attempt", attempt, NULL};
-    dti_app_log(f->w->app, level, fields, "%s", text);
-}
-
 // ---- the children of a message -------------------------------------------------
 
 typedef struct { const dti_answer *a; uint32_t joined, made; } naming; // walks positions upwards
@@ -268,7 +259,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
     case DTI_STALE:
     case DTI_GAP:
         if (m->end && m->end != DTI_END_RELEASE)
-            log_frame(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
+            dti_frame_log(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
         flight_drop(fl);
         dti_unsent_drop(f);
         dti_frame_lose(f);
@@ -369,12 +360,17 @@ static void read_rest(dtask_worker *w, dtask_task *f) {
         pthread_mutex_unlock(&w->lock);
     }
     dti_arena_done(&mem);
+    // What was read is this attempt's only if the token still is.
     dti_taskrow row = {0};
-    bool ask = !err && f->mask & DTI_QUIET && !f->quiet_now && !f->hit;
-    if (ask) err = dti_own_row(f, &row);
+    if (!err) err = dti_own_row(f, &row);
     pthread_mutex_lock(&w->lock);
-    if (ask && !err && !row.open) f->quiet_now = true;
+    if (!err && !row.open && f->mask & DTI_QUIET) f->quiet_now = true;
     f->flying = false;
+    if (err == DTASK_ELOST) {
+        dti_frame_lose(f);
+        pthread_mutex_unlock(&w->lock);
+        return;
+    }
     if (f->lost) dti_frame_rest(f);
     else dti_settle(f);
     if (!f->lost && f->end) dti_out_add(f, true);

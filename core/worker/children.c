@@ -331,6 +331,12 @@ static dtask_err load_joined(dtask_child *c) {
     return err;
 }
 
+// Children's outcomes go when their parent is complete: another attempt has
+// ended this task.
+static dtask_err kept(const dti_taskview *v) {
+    return dti_payload_check(v, "a child") ? dti_fail(DTASK_ELOST, "this attempt is over: another one has ended this task; return") : DTASK_OK;
+}
+
 // A page of children from this one on: those that have handles learn with it.
 dtask_err dti_child_load(dtask_child *c) {
     dtask_task *f = c->task;
@@ -346,6 +352,7 @@ dtask_err dti_child_load(dtask_child *c) {
     pthread_mutex_lock(&f->w->lock);
     for (uint32_t i = 0; !err && i < op.read.n; i++) {
         const dti_taskview *v = &op.read.tasks[i];
+        if ((err = kept(v))) break;
         dtask_child *k = dti_terminal(v->row.state) ? dti_child_by_ord(f, v->ord) : NULL;
         if (k) child_end(k, &v->end);
     }
@@ -434,7 +441,7 @@ static dtask_err gather_seg(dtask_child *c, dti_seg s, bool looked, gathering *g
         err = read_op(f, &mem, &op);
         uint32_t before = from;
         for (uint32_t i = 0; !err && i < op.read.n && op.read.tasks[i].ord == from; i++, from++)
-            gather_one(c, &op.read.tasks[i], looked, g);
+            if (!(err = kept(&op.read.tasks[i]))) gather_one(c, &op.read.tasks[i], looked, g);
         if (!err && from == before)
             err = dti_fail(DTASK_ENOTFOUND, "how child %.*s/%u ended is not kept", (int)f->id.n, f->id.p, from);
         if (!err && g->results.n > f->w->conf.max_payload)
@@ -448,23 +455,27 @@ static dtask_err gather_seg(dtask_child *c, dti_seg s, bool looked, gathering *g
 // The map that a caller gets for a batch with ends that are not good.
 static void put_children_failed(dtask_child *c, const gathering *g, dti_buf *out) {
     dtask_task *f = c->task;
-    char text[256], id[256];
+    char text[80];
     dtask_str why = {0};
     dti_mp_text(dti_mp_get(dti_str(g->errors.p + g->first_at, g->first_n), "message"), &why);
-    int n = snprintf(text, sizeof text, "%llu of %llu children did not succeed; the first: %.*s", (unsigned long long)g->failed,
-        (unsigned long long)c->batch->n, (int)(why.n < 150 ? why.n : 150), why.p ? why.p : "");
-    int idn = snprintf(id, sizeof id, "%.*s/%u", (int)f->id.n, f->id.p, f->ord);
+    int n = snprintf(text, sizeof text, "%llu of %llu children did not succeed; the first: ", (unsigned long long)g->failed,
+        (unsigned long long)c->batch->n);
+    dti_buf message = {0};
+    dti_buf_add(&message, text, (size_t)n);
+    dti_buf_add(&message, why.p, why.n);
     dti_mp_put_map(out, 8);
     dti_mp_put_strz(out, "type");
     dti_mp_put_strz(out, "ChildrenFailed");
     dti_mp_put_strz(out, "message");
-    dti_mp_put_str(out, dti_str(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1));
+    dti_mp_put_str(out, dti_str(message.p, message.n));
+    out->failed |= message.failed;
+    dti_buf_done(&message);
     dti_mp_put_strz(out, "traceback");
     dti_mp_put_strz(out, "");
     dti_mp_put_strz(out, "language");
     dti_mp_put_strz(out, "");
     dti_mp_put_strz(out, "task_id");
-    dti_mp_put_str(out, dti_str(id, (size_t)idn));
+    dti_put_task_id(out, f, f->ord);
     dti_mp_put_strz(out, "attempts");
     dti_mp_put_uint(out, 1);
     dti_mp_put_strz(out, "failed");

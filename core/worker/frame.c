@@ -90,7 +90,7 @@ dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
         }
         args = dti_str(filled.p, filled.n);
     }
-    dtask_task *f = calloc(1, sizeof *f + c->id.n + args.n + c->trigger.n);
+    dtask_task *f = calloc(1, sizeof *f + c->id.n + args.n + c->trigger.n + 3);
     if (!f) {
         dti_buf_done(&filled);
         return NULL;
@@ -101,7 +101,7 @@ dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
     for (int i = 0; i < 3; i++) {
         if (from[i].n) memcpy(p, from[i].p, from[i].n);
         *to[i] = dti_str(p, from[i].n);
-        p += from[i].n;
+        p += from[i].n + 1;      // a zero byte behind each
     }
     dti_buf_done(&filled);
     f->w = w;
@@ -401,6 +401,24 @@ void dti_frame_expired(dtask_task *f) {
     }
     if (f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_TIMEOUT);
     dti_frame_give_up(f, DTI_END_FAIL);
+}
+
+void dti_put_task_id(dti_buf *b, const dtask_task *f, uint32_t ord) {
+    dti_buf id = {0};
+    char text[16];
+    dti_buf_add(&id, f->id.p, f->id.n);
+    dti_buf_add(&id, text, (size_t)snprintf(text, sizeof text, "/%u", ord));
+    dti_mp_put_str(b, dti_str(id.p, id.n));
+    b->failed |= id.failed;
+    dti_buf_done(&id);
+}
+
+void dti_frame_log(const dtask_task *f, int level, const char *text) {
+    char ord[16], attempt[16];
+    snprintf(ord, sizeof ord, "%u", f->ord);
+    snprintf(attempt, sizeof attempt, "%u", f->row.tries + f->row.lost + 1);
+    const char *fields[] = {"dynatask_job", f->id.p, "dynatask_task", ord, "dynatask_type", f->h->name, "dynatask_attempt", attempt, NULL};
+    dti_app_log(f->w->app, level, fields, "%s", text);
 }
 
 dtask_err dti_frame_check(dtask_task *f) {

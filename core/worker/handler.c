@@ -198,20 +198,15 @@ dtask_err dtask_b_context(dtask_task *f, dtask_str *out) {
         return DTASK_OK;
     }
     dti_buf *b = &f->context;
-    char id[256];
-    dti_mp_put_map(b, 8);
+    bool tags = f->h->pool != DTI_POOL_C; // dtask_info does not ask for them
+    dti_mp_put_map(b, tags ? 8 : 7);
     dti_mp_put_strz(b, "id");
-    snprintf(id, sizeof id, "%.*s/%u", (int)f->id.n, f->id.p, f->ord);
-    dti_mp_put_strz(b, id);
+    dti_put_task_id(b, f, f->ord);
     dti_mp_put_strz(b, "job");
     dti_mp_put_str(b, f->id);
     dti_mp_put_strz(b, "parent");
-    if (f->ord) {
-        snprintf(id, sizeof id, "%.*s/%u", (int)f->id.n, f->id.p, f->row.parent);
-        dti_mp_put_strz(b, id);
-    } else {
-        dti_mp_put_nil(b);
-    }
+    if (f->ord) dti_put_task_id(b, f, f->row.parent);
+    else dti_mp_put_nil(b);
     dti_mp_put_strz(b, "type");
     dti_mp_put_strz(b, f->h->name);
     dti_mp_put_strz(b, "attempt");
@@ -222,8 +217,11 @@ dtask_err dtask_b_context(dtask_task *f, dtask_str *out) {
     dti_mp_put_strz(b, "trigger");
     if (f->trigger.n) dti_mp_put_raw(b, f->trigger);
     else dti_mp_put_nil(b);
-    dti_mp_put_strz(b, "tags");
-    dtask_err err = put_tags(f, b);
+    dtask_err err = DTASK_OK;
+    if (tags) {
+        dti_mp_put_strz(b, "tags");
+        err = put_tags(f, b);
+    }
     if (!err && b->failed) err = dti_fail(DTASK_ENOMEM, "no memory for a task's context");
     if (err) {
         dti_buf_done(b);
@@ -247,16 +245,12 @@ dtask_err dtask_info(dtask_task *f, const char *fmt, ...) {
 }
 
 void dtask_say(dtask_task *f, int level, const char *printf_fmt, ...) {
-    char text[2048], job[256], ord[16], at[16];
+    char text[2048];
     va_list ap;
     va_start(ap, printf_fmt);
     vsnprintf(text, sizeof text, printf_fmt, ap);
     va_end(ap);
-    snprintf(job, sizeof job, "%.*s", (int)f->id.n, f->id.p);
-    snprintf(ord, sizeof ord, "%u", f->ord);
-    snprintf(at, sizeof at, "%u", attempt(f));
-    const char *fields[] = {"dynatask_job", job, "dynatask_task", ord, "dynatask_type", f->h->name, "dynatask_attempt", at, NULL};
-    dti_app_log(f->w->app, level, fields, "%s", text);
+    dti_frame_log(f, level, text);
 }
 
 dtask_err dtask_b_emit(dtask_task *f, dtask_str value) {

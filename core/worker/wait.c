@@ -271,7 +271,7 @@ dtask_err dti_own_row(dtask_task *f, dti_taskrow *out) {
     dti_arena mem = {0};
     dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TASK, .id = f->id, .job = f->job, .ord = f->ord}};
     dtask_err err = dti_engine_call(f->w->engine, &mem, &op);
-    if (!err && !op.read.n) err = dti_fail(DTASK_ELOST, "this task's job is gone");
+    if (!err && (!op.read.n || op.read.tasks[0].row.token != f->token)) err = dti_fail(DTASK_ELOST, "this attempt is over: return");
     if (!err) *out = op.read.tasks[0].row;
     dti_arena_done(&mem);
     return err;

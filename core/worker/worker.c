@@ -245,10 +245,11 @@ static dtask_err run_callback(dtask_task *f, void *arg) {
     dti_mpval head, handle;
     if (!dti_mp_next(&at, &head) || !dti_mp_next(&at, &handle) || handle.kind != DTI_MP_EXT || handle.s.n < 2)
         return dti_fail(DTASK_EFATAL, "a callback's argument is the job's handle");
-    char id[256];
-    snprintf(id, sizeof id, "%.*s", (int)(handle.s.n - 1), handle.s.p + 1);
+    char *id = strndup(handle.s.p + 1, handle.s.n - 1);
+    if (!id) return dti_fail(DTASK_ENOMEM, "no memory for a job's id");
     dtask_job *job;
     dtask_err err = dtask_job_find(f->w->app, id, &job);
+    free(id);
     if (err) return err;
     c->fn(job, c->arg);
     dtask_job_free(job);
@@ -318,7 +319,7 @@ static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const 
         dti_typeinfo *info;
         err = dti_type_parse(&w->infos, types[i].no, types[i].version, types[i].name, types[i].signature, types[i].options, &info);
         if (err) break;
-        h->info = info;
+        if (!h->info || h->info->no != info->no) h->info = info; // handlers that run look at it
         h->ahead = info->crashes > 0;
         for (uint32_t k = 0; k < info->nkeys; k++) h->ahead &= info->keys[k].spec.kind != DTI_KEY_LIMIT;
         if (!h->absent) err = serve(w, types[i].no, h->index);

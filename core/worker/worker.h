@@ -63,7 +63,7 @@ typedef struct {
     bool absent;                 // only the root type of a callback: not run here
     bool off;                    // option `types` leaves it out
     uint32_t index;              // place in w->handlers
-    const dti_typeinfo *info;    // after hello
+    const dti_typeinfo *_Atomic info; // after hello
     bool ahead;                  // may be claimed before a slot is free
     bool dry;                    // a turn found no more of it
     unsigned wanted, got;        // of the turn in flight
@@ -127,7 +127,7 @@ struct dtask_task {
     uint64_t job, token;
     uint32_t ord, seq, park_seq;
     dti_taskrow row;             // as claimed
-    dtask_str id, args, trigger; // behind the frame
+    dtask_str id, args, trigger; // behind the frame, a zero byte after each
     dti_buf context;             // made when asked for
     int64_t queued_at, began_at; // monotonic; began_at: of this stretch
     int64_t ran_us;              // stretches before
@@ -336,6 +336,8 @@ void dti_frame_pause(dtask_task *);          // L: ..ends or waits
 void dti_frame_resume(dtask_task *, unsigned event); // L: to its pool or seat
 void dti_frame_give_back(dtask_task *);      // L: not begun: another may have it
 void dti_frame_expired(dtask_task *);        // L: outran its `timeout`
+void dti_put_task_id(dti_buf *, const dtask_task *, uint32_t ord); // "job/ord" as msgpack
+void dti_frame_log(const dtask_task *, int syslog_level, const char *text);
 dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: ELOST, EUSAGE
 typedef enum {
     DTI_O_DONE, DTI_O_FAIL, DTI_O_FATAL, DTI_O_RETRY, DTI_O_CANCELLED, DTI_O_THEN, DTI_O_UNWOUND, DTI_O_SKIP

@@ -1,6 +1,7 @@
 // Many threads at once, for the thread sanitizer: two workers, a seat each of
 // kind THREAD and LOOP, clients that start, wait and cancel, and a killer
-// that has workers taken for dead while they run. Every tree must end with
+// that has workers taken for dead while they run; every third round the
+// engine fails turns, before or after it applied them. Every tree must end with
 // the right result and exact counts. A plain program: sanitizers and a test
 // framework that forks do not go together.
 //
@@ -153,6 +154,22 @@ static void *sit(void *arg) {
     return NULL;
 }
 
+// ---- an engine whose turns fail, before they are applied or after ---------------------
+
+static const dti_engine_ops *real;
+static atomic_bool flaky;
+
+static void flaky_call(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    uint64_t chance = dti_random64();
+    bool turn = atomic_load(&flaky) && ops[n - 1].kind == DTI_OP_TURN;
+    if (turn && chance % 16 == 0) {
+        for (size_t i = 0; i < n; i++) ops[i].err = dti_fail(DTASK_EENGINE, "lost on its way");
+        return;
+    }
+    real->call(e, mem, ops, n);
+    if (turn && chance % 16 == 1) ops[n - 1].err = dti_fail(DTASK_EENGINE, "its reply was lost");
+}
+
 static dtask_worker *worker(dtask_app *app, int kind, const char *max_parked) {
     dtask_worker *w;
     uint32_t index;
@@ -202,7 +219,12 @@ int main(int argc, char **argv) {
     int rounds = argc > 2 ? atoi(argv[2]) : 3;
     dtask_app *app;
     CHECK(!dtask_open("stress", url, NULL, &app));
+    real = app->engine->ops;
+    dti_engine_ops ops = *real;
+    ops.call = flaky_call;
+    app->engine->ops = &ops;
     for (int round = 0; round < rounds; round++) {
+        flaky = round % 3 > 1;
         dtask_worker *a = worker(app, DTASK_B_THREAD, "10000"), *b = worker(app, DTASK_B_LOOP, "5");
         sitting sa = {a, DTASK_B_THREAD}, sb = {b, DTASK_B_LOOP};
         pthread_t seats[2], clients[3];
@@ -223,6 +245,7 @@ int main(int argc, char **argv) {
         dtask_worker_free(b);
         printf("round %d ok\n", round);
     }
+    app->engine->ops = real;
     dtask_close(app);
     return 0;
 }
