@@ -310,10 +310,12 @@ static dtask_err serve_older(dtask_worker *w, dti_handler *h) {
     return err;
 }
 
-// L: what the hello answered becomes what is served.
+// What the first hello answered becomes what is served. The numbers of types
+// are for ever, so that later lives, in which handlers of the one before may
+// still run and read this, have nothing to change.
 static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const uint32_t *handlers, uint32_t n) {
     dtask_err err = DTASK_OK;
-    w->nserved = 0;
+    if (n && w->handlers[handlers[0]]->info) return DTASK_OK;
     for (uint32_t i = 0; i < n && !err; i++) {
         dti_handler *h = w->handlers[handlers[i]];
         dti_typeinfo *info;
