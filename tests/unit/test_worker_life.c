@@ -1,8 +1,12 @@
 // Attempts, crashes, cancelling, timeouts, draining.
 #include "worker_rig.h"
 
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char *const ONE[] = {"slots", "1", NULL};
 static atomic_int runs, fails;
@@ -81,6 +85,45 @@ BOTH(worker_life, a_retry_makes_the_failed_anew) {
     cr_assert_eq(rig_count(job, "failed"), 1);
     OK(rig_end(job, &n));
     cr_assert_eq(n, 202);
+    rig_close(&r);
+}
+
+// Of a map's children, the retry makes those anew that failed.
+static dtask_err odd(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (!err && runs == 0 && n % 100 == 1) return dtask_fail(t, DTASK_EFATAL, "odd %d", (int)n);
+    return err ? err : dtask_done(t, "i", n);
+}
+
+static dtask_err maps(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *b, *c;
+    int64_t x, sum = 0;
+    dtask_err err = dtask_map(t, "odd", NULL, &b, 0, 1000, "");
+    if (!err) err = dtask_wait(t, b, -1);
+    if (err == DTASK_EFAILED) runs++;
+    for (uint64_t i = 0; i < 1000 && !err; i++) {
+        if ((err = dtask_child_at(b, i, &c)) || (err = dtask_child_result(c, "i", &x))) break;
+        if (x != (int64_t)i) return dtask_fail(t, DTASK_EFATAL, "item %d gives %d", (int)i, (int)x);
+        sum += x;
+        dtask_child_free(c);
+    }
+    return err ? err : dtask_done(t, "i", sum);
+}
+
+BOTH(worker_life, a_retry_of_a_map) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"odd", "n:i -> i", odd}, {"maps", "n:i -> i; retries=1 backoff=0.001", maps}, {0}}, ONE);
+    int64_t n = 0;
+    runs = 0;
+    dtask_job *job = rig_job(&r, "maps", NULL, 0);
+    OK(dtask_job_wait(job, 20000));
+    cr_assert_eq(rig_count(job, "added"), 1011);
+    cr_assert_eq(rig_count(job, "failed"), 10);
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 999 * 500);
     rig_close(&r);
 }
 
@@ -198,6 +241,111 @@ BOTH(worker_life, a_crash_replays_failures) {
     cr_assert_eq(n, 2);
     cr_assert_eq(runs, 1);
     rig_close(&r);
+}
+
+// ---- an engine that fails, a worker that freezes -----------------------------------
+
+static const dti_engine_ops *real;
+static atomic_int failing;       // turns yet to fail
+
+static void failing_call(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    if (ops[n - 1].kind != DTI_OP_TURN || failing <= 0) {
+        real->call(e, mem, ops, n);
+        return;
+    }
+    failing--;
+    for (size_t i = 0; i < n; i++) ops[i].err = dti_fail(DTASK_EENGINE, "no disk");
+}
+
+static dtask_err fails_engine(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n;
+    dtask_child *c;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (attempts++ == 0) failing = (int)n;
+    if (!err) err = dtask_spawn(t, "add", NULL, &c, "i", (int64_t)1);
+    if (!err) err = dtask_wait(t, c, -1);
+    return err ? err : dtask_done(t, "i", (int64_t)attempts);
+}
+
+// Turns that fail are sent again; past the lease the worker starts anew.
+BOTH(worker_life, turns_that_fail) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"fails", "n:i -> i", fails_engine}, {0}}, DTASK_OPTS("slots", "1", "lease", "1"));
+    real = r.app->engine->ops;
+    dti_engine_ops ops = *real;
+    ops.call = failing_call;
+    r.app->engine->ops = &ops;
+    int64_t n = 0;
+    attempts = 0;
+    OK(rig_run(&r, "fails", 10, &n));
+    cr_assert_eq(n, 1);
+    attempts = 0;
+    dtask_job *job = rig_job(&r, "fails", NULL, 1000000);
+    uint64_t was = r.worker->no;
+    while (r.worker->no == was) rig_pause(10);
+    failing = 0;
+    OK(rig_end(job, &n));        // what the old one held is given back
+    cr_assert_eq(n, 2);
+    r.app->engine->ops = real;
+    rig_close(&r);
+}
+
+static dtask_err frozen(dtask_task *t, void *arg) {
+    (void)t;
+    (void)arg;
+    return dtask_done(t, "i", (int64_t)getpid());
+}
+
+static dtask_err froze(dtask_task *t, void *arg) {
+    (void)arg;
+    uint64_t attempt;
+    dtask_err err = dtask_info(t, "attempt:u", &attempt);
+    if (!err && attempt == 1) kill(getpid(), SIGSTOP);
+    return err ? err : dtask_done(t, "i", (int64_t)getpid());
+}
+
+// Its late outcome is refused, and it serves on under a new name.
+Test(worker_life, a_frozen_worker_fences_itself, .timeout = 60) {
+    char folder[] = "/tmp/dtask-test-XXXXXX", url[64];
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(url, sizeof url, "sqlite:%s/t.db", folder);
+    const char *const *lease = DTASK_OPTS("lease", "1");
+    pid_t child = fork();
+    if (!child) {
+        dtask_app *app;
+        dtask_worker *w;
+        if (dtask_open("test", url, lease, &app) || dtask_worker_new(app, ONE, &w)) _exit(1);
+        if (dtask_worker_add(w, "froze", "n:i -> i", froze, NULL) || dtask_worker_add(w, "frozen", "n:i -> i", frozen, NULL)) _exit(2);
+        _exit(dtask_worker_run(w) ? 3 : 0);
+    }
+    rig r = {0};
+    int64_t n = 0;
+    OK(dtask_open("test", url, lease, &r.app));
+    while (dtask_start(r.app, "froze", DTASK_OPTS("id", "one"), NULL, "i", (int64_t)0)) rig_pause(10); // until the type is known
+    int status;
+    cr_assert_eq(waitpid(child, &status, WUNTRACED), child);
+    cr_assert(WIFSTOPPED(status));
+    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"froze", "n:i -> i", froze}, {0}}, ONE);
+    OK(dtask_worker_start(w));
+    dtask_job *job;
+    OK(dtask_job_find(r.app, "one", &job));
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, getpid());
+    kill(child, SIGCONT);
+    OK(rig_run(&r, "frozen", 0, &n));
+    cr_assert_eq(n, child);
+    OK(dtask_job_find(r.app, "one", &job));
+    cr_assert_eq(rig_count(job, "succeeded"), 1);
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, getpid());
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    dtask_worker_free(w);
+    dtask_close(r.app);
+    char command[64];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    cr_assert_eq(system(command), 0);
 }
 
 // ---- cancelling, timeouts ---------------------------------------------------------
