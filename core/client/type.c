@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 
-
 // ---- parsing what was published ------------------------------------------------------
 
 static dtask_err wrong(dtask_str name, const char *what) {
