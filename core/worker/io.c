@@ -293,9 +293,14 @@ static void note_dry(io *t, const dti_turn *turn) {
 static void exchange(io *t, bool sweep) {
     dtask_worker *w = t->w;
     dti_compose(&t->box);
+    if (t->box.failed) {         // sent without them, children would be lost in silence
+        fence(t, "no memory for a turn");
+        return;
+    }
     uint64_t nonce = w->no << 32 | (++w->count & UINT32_MAX);
     for (;;) {
         int64_t now = dti_mono_us();
+        w->engine->ops->bell_beat(w->bell); // a worker that is never idle lives too
         dti_op ops[2] = {0};
         size_t n = 0;
         if (sweep) ops[n++] = (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = DTI_CASCADE * 4}};

@@ -390,6 +390,8 @@ dtask_err dti_worker_hello(dtask_worker *w) {
         dti_bell *old = w->bell;
         w->bell = bell;
         w->bell_slots = 0;
+        // What the life before left running must not clear a place of this one.
+        for (dtask_task *f = w->all; f; f = f->after) f->bell_slot = 0;
         w->no = ops[0].hello.worker;
         w->era = ops[1].era.era;
         w->count = w->got = 0;

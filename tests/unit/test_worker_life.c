@@ -573,3 +573,45 @@ BOTH(worker_life, claims_go_to_the_hungry) {
     dtask_worker_free(w);
     rig_close(&r);
 }
+
+// ---- signs of life -----------------------------------------------------------------
+
+// A worker that always has something to send never sleeps, and beats all the same.
+static dti_engine_ops busy_ops;
+static const dti_engine_ops *real_ops;
+static dtask_worker *busy;
+static atomic_int turns, unseen, unseen_most;
+
+static void busy_beat(dti_bell *b) {
+    unseen = 0;
+    real_ops->bell_beat(b);
+}
+
+static void busy_call(dti_engine *e, dti_arena *arena, dti_op *ops, size_t n) {
+    real_ops->call(e, arena, ops, n);
+    if (ops[n - 1].kind != DTI_OP_TURN || turns >= 20) return;
+    turns++;
+    if (++unseen > unseen_most) unseen_most = unseen;
+    pthread_mutex_lock(&busy->lock);
+    busy->urgent = true;
+    pthread_mutex_unlock(&busy->lock);
+}
+
+BOTH(worker_life, a_worker_that_never_sleeps_beats) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    dtask_worker *w = busy = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    turns = unseen = unseen_most = 0;
+    real_ops = w->engine->ops;
+    busy_ops = *real_ops;
+    busy_ops.call = busy_call;
+    busy_ops.bell_beat = busy_beat;
+    dtask_worker_stop(r.worker, 0);
+    OK(dtask_worker_run(r.worker));
+    w->engine->ops = &busy_ops;
+    OK(dtask_worker_start(w));
+    while (turns < 20) rig_pause(1);
+    dtask_worker_free(w);
+    cr_assert_eq(unseen_most, 1, "%d turns went by without a sign of life", (int)unseen_most);
+    rig_close(&r);
+}
