@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 Wait = tuple[Sequence[ChildPtr], int, "float | None"]
 Steps = Generator[Wait, None, T]
 
+_LIFE_S = 4e9
 STARTS_MAX = 10_000  # jobs that one task may start
 
 _current: ContextVar[Frame | None] = ContextVar("dynatask_frame", default=None)
@@ -178,12 +179,12 @@ def on_loop() -> bool:
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """A timeout in seconds as monotonic time."""
+    """A timeout in seconds as monotonic time. Beyond a human life it is no limit."""
     if timeout is None:
         return None
-    if timeout < 0:
-        raise errors.BadArguments(f"timeout is {timeout}: give seconds from 0, or None for no limit")
-    return time.monotonic() + timeout
+    if isinstance(timeout, bool) or not isinstance(cast(object, timeout), (int, float)) or not timeout >= 0:
+        raise errors.BadArguments(f"timeout is {timeout!r}: give seconds from 0, or None for no limit")
+    return time.monotonic() + timeout if timeout < _LIFE_S else None
 
 
 def milliseconds(deadline: float | None) -> int:

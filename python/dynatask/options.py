@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, cast
 
 import msgspec
 
@@ -186,7 +186,7 @@ def of_call(options: Mapping[str, Any]) -> dict[str, str]:
         found[name] = str(value) if isinstance(value, int) else f"{value:.6f}"
     for name, value in options.items():
         if name in ("id", "key"):
-            if not isinstance(value, str) or not value or "\0" in value:
+            if not _is_text(value):
                 raise BadArguments(f"{name} is {value!r}: give text")
             if name == "id" and len(value.encode("utf-8", "replace")) > 200:
                 raise BadArguments(f"the id {value[:50]!r}.. has over 200 bytes")
@@ -198,10 +198,14 @@ def of_call(options: Mapping[str, Any]) -> dict[str, str]:
                 raise BadArguments(f"at is {value!r}: give a datetime with a time zone")
             found[name] = f"{max(value.timestamp(), 0):.6f}"
         elif name == "may_fail":
+            if not isinstance(value, bool):
+                raise BadArguments(f"may_fail is {value!r}: give True or False")
             found[name] = "true" if value else "false"
         elif name == "tags":
+            if not isinstance(value, Mapping):
+                raise BadArguments(f"tags is {value!r}: give a mapping of text to text")
             for tag, text in cast("Mapping[object, object]", value).items():
-                if not (isinstance(tag, str) and isinstance(text, str)) or not tag or "\0" in tag + text:
+                if not _is_text(tag) or not isinstance(text, str) or (text and not _is_text(text)):
                     raise BadArguments(f"the tag {tag!r}={text!r}: give text for both")
                 found[f"tag.{tag}"] = text
         elif name == "unique":
@@ -209,6 +213,17 @@ def of_call(options: Mapping[str, Any]) -> dict[str, str]:
         elif name not in found and name != "after":
             raise BadArguments(f"a call has no option {name!r}; it has {', '.join(_names(CallOptions))}")
     return found
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Text of at least one sign, that C can hold."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names(options: Any) -> list[str]:

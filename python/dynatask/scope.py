@@ -140,7 +140,8 @@ def children(*, tolerate: int | float = 0, fail_fast: bool = False, timeout: flo
     leaves at once, and the children live on. NotInTask.
     """
     frame = here("children")
-    if isinstance(tolerate, bool) or tolerate < 0 or (isinstance(tolerate, float) and tolerate > 1):
+    kind = type(tolerate)
+    if kind not in (int, float) or not 0 <= tolerate or not (kind is int or tolerate <= 1):
         raise BadArguments(f"tolerate is {tolerate!r}: give a count from 0, or a fraction from 0.0 to 1.0")
     return Scope(frame.type.app, frame, tolerate, fail_fast, timeout)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -45,7 +45,8 @@ class _How:
     def __init__(self, type: TypeCore, options: Mapping[str, Any]) -> None:
         self.options = options
         self.opts = opts.of_call(options)
-        self.after: tuple[Task[Any], ...] = tuple(options.get("after", ()))
+        after = cast("Sequence[Task[Any]]", options.get("after", ()))
+        self.after: tuple[Task[Any], ...] = tuple(after) if isinstance(cast(object, after), Sequence) else (cast(Any, after),)
         for task in self.after:
             if not isinstance(cast(object, task), Task):
                 raise BadArguments(f"after has {task!r}: give tasks that this handler spawned before")
