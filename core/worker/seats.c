@@ -23,6 +23,7 @@ struct dti_seat {
     dti_seat *next;
     dti_poolkind pool;
     unsigned slots, running;
+    unsigned parked;             // frames that come back to it
     int fd;
     bool ringing;                // fd is readable
     dtask_task *events, *events_last; // frames with news for it
@@ -51,8 +52,18 @@ static void unring(dti_seat *s) {
     (void)r;
 }
 
+// L: a seat that parked frames come back to leaves what is new to one that
+// has none: they would wait behind it, for it may take long.
+static bool yields(const dti_seat *s) {
+    if (!s->parked || s->pool != DTI_POOL_THREAD) return false;
+    for (const dti_seat *o = s->w->seats; o; o = o->next)
+        if (o->pool == s->pool && !o->parked && o->running < o->slots) return true;
+    return false;
+}
+
 // L: whether this seat would get something from the common queue.
 static bool takes(const dti_seat *s) {
+    if (yields(s)) return false;
     const dtask_worker *w = s->w;
     const dtask_task *f = w->ready[s->pool].first;
     return f && !w->stopping && s->running < s->slots && (dti_may_begin((dtask_worker *)w) || w->alone == f);
@@ -158,7 +169,10 @@ static bool take_event(dti_seat *s, dtask_task *f, dtask_b_item *item) {
     event_cut(s, f);
     if (f->unwind && resumes) event = DTASK_B_UNWIND;
     *item = (dtask_b_item){.task = f, .type = f->h->index, .event = event};
-    if (resumes) seat_begin(s, f);
+    if (resumes) {
+        s->parked--;
+        seat_begin(s, f);
+    }
     if (event == DTASK_B_RESUME || (event == DTASK_B_CANCEL && resumes)) dti_wait_disarm(f);
     return true;
 }
@@ -277,6 +291,7 @@ static dtask_err commit_wait(dtask_task *f, bool stay) {
     bool drop = w->stopping && !f->cancelled;
     if (!stay) {
         dti_frame_pause(f);
+        f->seat->parked++;
         dti_seat_left(f);
         f->state = DTI_F_PARKING;
     }

@@ -2,6 +2,8 @@
 #include "worker_rig.h"
 
 #include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <string.h>
 
 static dtask_str mp_int(dti_buf *b, int64_t n) {
@@ -100,6 +102,60 @@ Test(worker_seats, batches, .timeout = 30) {
     cr_assert_gt(most, 1);
     int64_t n;
     for (int i = 0; i < N; i++) OK(rig_end(jobs[i], &n));
+    close_seats(&s);
+}
+
+// What parked comes back to its seat, so what is new goes to one that has
+// nothing parked: the first would find the way back taken.
+typedef struct { seats *s; sem_t sat; int ran; } other_seat;
+
+static void *other_main(void *arg) {
+    other_seat *o = arg;
+    OK(dtask_b_sit(o->s->r.worker, DTASK_B_THREAD, 1));
+    sem_post(&o->sat);
+    dtask_b_item item;
+    size_t n;
+    while (!dtask_b_poll(o->s->r.worker, &item, 1, 1000, &n)) {
+        if (!n) continue;
+        cr_assert_eq(item.event, DTASK_B_RUN);
+        o->ran++;
+        commit(o->s, item.task, DTASK_B_DONE, (dtask_str){0});
+    }
+    dtask_b_leave(o->s->r.worker);
+    return NULL;
+}
+
+Test(worker_seats, a_free_seat_goes_first, .timeout = 30) {
+    seats s;
+    pthread_t thread;
+    other_seat o = {.s = &s};
+    open_seats(&s, "memory:", NULL);
+    sem_init(&o.sat, 0, 0);
+    OK(dtask_b_sit(s.r.worker, DTASK_B_THREAD, 1));
+    dtask_job *job = rig_job(&s.r, "sum", NULL, 1);
+    dtask_b_item root = one_item(&s);
+    pthread_create(&thread, NULL, other_main, &o);
+    sem_wait(&o.sat);
+    dti_buf args = {0};
+    dti_mp_put_array(&args, 1);
+    dti_mp_put_int(&args, 1);
+    enum { N = 20 };
+    for (int i = 0; i < N; i++) {
+        dtask_child *c;
+        OK(dtask_b_spawn(root.task, &(dtask_b_call){.type = "add", .args = dti_str(args.p, args.n)}, &c));
+        OK(dtask_b_await(root.task, &c, 1, 0, -1));
+        cr_assert_eq(dtask_b_ready(root.task), 0);
+        commit(&s, root.task, DTASK_B_PARK, (dtask_str){0});
+        dtask_b_item item = one_item(&s);
+        cr_assert_eq(item.event, DTASK_B_RESUME);
+    }
+    commit(&s, root.task, DTASK_B_DONE, (dtask_str){0});
+    OK(dtask_job_wait(job, 10000));
+    dtask_job_free(job);
+    dti_buf_done(&args);
+    dtask_worker_stop(s.r.worker, 1000);
+    pthread_join(thread, NULL);
+    cr_assert_eq(o.ran, N);
     close_seats(&s);
 }
 
