@@ -107,12 +107,13 @@ Test(worker_seats, batches, .timeout = 30) {
 
 // What parked comes back to its seat, so what is new goes to one that has
 // nothing parked: the first would find the way back taken.
-typedef struct { seats *s; sem_t sat; int ran; } other_seat;
+typedef struct { seats *s; sem_t sat, go; int ran; } other_seat;
 
 static void *other_main(void *arg) {
     other_seat *o = arg;
     OK(dtask_b_sit(o->s->r.worker, DTASK_B_THREAD, 1));
     sem_post(&o->sat);
+    sem_wait(&o->go);
     dtask_b_item item;
     size_t n;
     while (!dtask_b_poll(o->s->r.worker, &item, 1, 1000, &n)) {
@@ -131,11 +132,13 @@ Test(worker_seats, a_free_seat_goes_first, .timeout = 30) {
     other_seat o = {.s = &s};
     open_seats(&s, "memory:", NULL);
     sem_init(&o.sat, 0, 0);
-    OK(dtask_b_sit(s.r.worker, DTASK_B_THREAD, 1));
-    dtask_job *job = rig_job(&s.r, "sum", NULL, 1);
-    dtask_b_item root = one_item(&s);
+    sem_init(&o.go, 0, 0);
     pthread_create(&thread, NULL, other_main, &o);
     sem_wait(&o.sat);
+    OK(dtask_b_sit(s.r.worker, DTASK_B_THREAD, 1)); // the one that is asked first
+    dtask_job *job = rig_job(&s.r, "sum", NULL, 1);
+    dtask_b_item root = one_item(&s);
+    sem_post(&o.go);
     dti_buf args = {0};
     dti_mp_put_array(&args, 1);
     dti_mp_put_int(&args, 1);
