@@ -76,14 +76,16 @@ class Processes:
             dead = [p for p in self._alive if not p.is_alive()]
             for process in dead:
                 process.join()
-                if not self._stops:
+                early = not self._stops
+                if early:
                     multiprocessing.connection.wait([self._wake], timeout=1)
                 with self._lock:
                     self._alive.remove(process)
                     if not self._stops:
                         self._spawn()
-                    elif process.exitcode:
-                        self._bad.append(process.exitcode)
+                    # -SIGTERM: told to stop before it had begun.
+                    elif not early and process.exitcode not in (0, -signal.SIGTERM):
+                        self._bad.append(process.exitcode or 0)
 
     def wait(self) -> None:
         """Until all have ended. Signal handlers run meanwhile."""
