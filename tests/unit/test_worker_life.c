@@ -297,11 +297,24 @@ static dtask_err frozen(dtask_task *t, void *arg) {
     return dtask_done(t, "i", (int64_t)getpid());
 }
 
+static volatile sig_atomic_t thawed;
+
+static void thaw(int signal) {
+    (void)signal;
+    thawed = 1;
+}
+
+// Another thread may be the one that is stopped first: this one must not get
+// to its outcome meanwhile.
 static dtask_err froze(dtask_task *t, void *arg) {
     (void)arg;
     uint64_t attempt;
     dtask_err err = dtask_info(t, "attempt:u", &attempt);
-    if (!err && attempt == 1) kill(getpid(), SIGSTOP);
+    if (!err && attempt == 1) {
+        signal(SIGCONT, thaw);
+        kill(getpid(), SIGSTOP);
+        while (!thawed) rig_pause(1);
+    }
     return err ? err : dtask_done(t, "i", (int64_t)getpid());
 }
 
