@@ -144,7 +144,9 @@ def test_then_after_a_crash_runs_what_comes_next_only(crash: Any, keeper: Keeper
 def test_a_job_started_by_a_handler_is_started_once(crash: Any, keeper: Keeper, effects: Any) -> None:
     child = crash.starts_once.start().result()
     assert crash.leaf.job(child).result() == 77
-    assert effects.count("leaf 77") == 1
+    # One job; its handler may have run in the worker that died, before the outcome was out.
+    assert [info.id for info in crash.app.jobs("type:leaf")] == [child]
+    assert 1 <= effects.count("leaf 77") <= 2
 
 
 def test_on_complete_runs_for_each_job(crash: Any, keeper: Keeper, effects: Any) -> None:
