@@ -29,6 +29,16 @@ BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
 LIVES = 30  # times that one worker is started, at most
 
 
+_saying = threading.Lock()
+
+
+def say(text: str) -> None:
+    """A line, whole, whichever thread says it: print writes its end apart."""
+    with _saying:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
 class Worker:
     """One worker process; when it dies, the next takes its place."""
 
@@ -47,7 +57,7 @@ class Worker:
         process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
-        print(f"{self.name} worker: pid {process.pid}", flush=True)
+        say(f"{self.name} worker: pid {process.pid}")
         return process
 
     def _keep(self) -> None:
@@ -55,7 +65,7 @@ class Worker:
             # What it says goes by way of us, so that the live tree knows of it.
             assert self._process.stdout is not None
             for line in self._process.stdout:
-                print(f"{self.name} worker {self._process.pid}: {line.decode(errors='replace').rstrip()}", flush=True)
+                say(f"{self.name} worker {self._process.pid}: {line.decode(errors='replace').rstrip()}")
             code = self._process.wait()
             with self._lock:
                 if self._leaving.is_set():
@@ -63,10 +73,10 @@ class Worker:
                 self.deaths += 1
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
                 if self.deaths >= LIVES:
-                    print(f"{self.name} worker {self._process.pid} {how}, and so did {LIVES - 1} before it", flush=True)
+                    say(f"{self.name} worker {self._process.pid} {how}, and so did {LIVES - 1} before it")
                     _thread.interrupt_main()
                     return
-                print(f"{self.name} worker {self._process.pid} {how}: starting another", flush=True)
+                say(f"{self.name} worker {self._process.pid} {how}: starting another")
                 self._process = self._start()
 
     def stop(self) -> None:
