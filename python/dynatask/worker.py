@@ -138,6 +138,7 @@ class Worker(With["Worker"]):
             from ._processes import Processes
 
             self._processes = Processes(app, processes, self._slots, self._types, self._plugins, options)
+            self._catch_up()
             return
         self._slots = self._slots or config["slots"] or None
         cores = [t._core for t in app.types.values() if t._core.served]
@@ -153,6 +154,13 @@ class Worker(With["Worker"]):
             raise
         app.known_all()
         app.working_here.append(self)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """A stop that came while it was starting found nothing to stop."""
+        early, self._stops = self._stops, 0
+        for _ in range(early):
+            self.stop(_AS_CONFIGURED)
 
     def _make(self, cores: list[Any], options: dict[str, str]) -> list[Crew]:
         """One crew; with slots for each type, one for each."""

@@ -634,3 +634,15 @@ def test_new_app_is_cheap(new_app: Callable[..., App]) -> None:
     apps = [new_app() for _ in range(20)]
     assert descriptors() - before <= 20 * 8
     assert len(apps) == 20
+
+
+def test_a_stop_that_comes_before_the_start_counts(app: App) -> None:
+    @app.task
+    def f() -> int:
+        return 1
+
+    worker = app.worker(slots=1)
+    worker.stop()
+    worker.run()  # returns: it was told to stop
+    with app.worker(slots=1):
+        assert f.start().result() == 1
