@@ -610,6 +610,7 @@ uint64_t dtask_b_child_count(dtask_child *c) {
 
 int dtask_b_child_done(dtask_child *c) {
     dtask_worker *w = c->task->w;
+    if (dti_app_check(w->app)) return 0;
     pthread_mutex_lock(&w->lock);
     bool done = dti_child_done(c);
     pthread_mutex_unlock(&w->lock);

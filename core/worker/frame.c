@@ -391,7 +391,7 @@ void dti_frame_expired(dtask_task *f) {
     char text[96];
     int n = snprintf(text, sizeof text, "ran longer than its timeout of %.3g s", f->row.timeout_ms / 1e3);
     f->value.n = 0;
-    dti_error_put(&f->value, "TimeoutError", dti_str(text, (size_t)n), f->h->pool == DTI_POOL_C ? "c" : "python");
+    dti_error_put(&f->value, "TimeoutError", dti_str(text, (size_t)n), f->h->pool == DTI_POOL_C ? "c" : f->h->info->language);
     f->retry_after_us = -1;
     fail(f, true);
     if (f->h->pool != DTI_POOL_LOOP) {

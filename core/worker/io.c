@@ -55,6 +55,11 @@ typedef struct {                 // the thread's own
     bool left;                   // it could not become a worker again
 } io;
 
+// L: something runs, or waits for a slot to begin.
+static bool busy(const dtask_worker *w) {
+    return w->executing || w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n;
+}
+
 // ---- what to claim ---------------------------------------------------------------
 
 static void want_of(io *t, dti_handler *h, unsigned n) {
@@ -85,7 +90,7 @@ static void wants(io *t) {
     t->nwant = t->claims = 0;
     t->idle_slots = false;
     for (size_t i = 0; i < w->nhandlers; i++) w->handlers[i]->wanted = w->handlers[i]->got = 0;
-    if (w->stopping || !dti_may_begin(w) || (w->drain && w->executing)) return;
+    if (w->stopping || !dti_may_begin(w) || (w->drain && busy(w))) return;
     for (int pool = 0; pool < DTI_POOLS; pool++) {
         unsigned slots = w->slots, most = 0;
         int64_t room = (int64_t)w->slots - w->running[DTI_POOL_C] - w->woken.n;
@@ -404,8 +409,7 @@ static bool io_round(io *t) {
     }
     wants(t);
     bool turn = w->urgent || (w->out && w->flush_at && now >= w->flush_at) || now >= t->next_look || want_more(t) || sweep;
-    bool busy = w->executing || w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n;
-    t->empty = !busy;
+    t->empty = !busy(w);
     if (turn) dti_gather(&t->box);
     int64_t until = t->next_look;
     earlier(&until, t->next_sweep);
@@ -420,7 +424,7 @@ static bool io_round(io *t) {
 
     if (turn) {
         // Likely the last before sleep: whatever comes from here on rings.
-        if (!busy) fall_asleep(t);
+        if (t->empty) fall_asleep(t);
         exchange(t, sweep);
         return !t->left;
     }

@@ -267,6 +267,7 @@ void dti_pool_park(dtask_task *f) {
 static void *thread_main(void *arg) {
     dti_thread *t = arg;
     dtask_worker *w = t->w;
+    pthread_sigmask(SIG_SETMASK, &w->signals, NULL);
     here = t;
     dti_in_handler = true;
     dti_fiber *first = fiber_get(w);

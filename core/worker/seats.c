@@ -359,6 +359,7 @@ dtask_err dtask_b_await(dtask_task *f, dtask_child *const *children, size_t n, i
 
 int dtask_b_ready(dtask_task *f) {
     dtask_worker *w = f->w;
+    if (dti_app_check(w->app)) return 0;
     pthread_mutex_lock(&w->lock);
     bool ready = f->nwaits && dti_wait_holds(f);
     if (ready && !f->given_up && f->end == DTI_END_PARK && !f->end_flying) dti_end_set(f, DTI_END_NONE);
@@ -419,7 +420,7 @@ void dtask_b_leave(dtask_worker *w) {
     dti_seat *s = seat_of(w);
     if (!s) return;
     here = NULL;
-    if (dti_app_check(w->app) && !w->app->closed) return; // a fork's copy
+    if (dti_worker_forked(w)) return;
     pthread_mutex_lock(&w->lock);
     for (dtask_task *f = w->all, *next; f; f = next) {
         next = f->after;

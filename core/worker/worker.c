@@ -51,6 +51,10 @@ void dti_worker_drop(dtask_worker *w) {
     if (atomic_fetch_sub(&w->refs, 1) == 1) dti_worker_gone(w);
 }
 
+bool dti_worker_forked(const dtask_worker *w) {
+    return w->app->fork_gen != dti_forks();
+}
+
 void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
     if (w->why) return;
     w->why = err;
@@ -416,14 +420,15 @@ dtask_err dtask_worker_start(dtask_worker *w) {
         w->bell = NULL;
         return err;
     }
-    // Signals are for the program's own threads.
-    sigset_t all, before;
+    // The I/O thread takes no signals; handlers' threads take what their
+    // starter takes, and so do the programs that they start.
+    sigset_t all;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_sigmask(SIG_SETMASK, &all, &w->signals);
     w->started = true;
     dti_worker_hold(w);
     int failed = pthread_create(&w->io, NULL, dti_io_main, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_sigmask(SIG_SETMASK, &w->signals, NULL);
     if (!failed) return DTASK_OK;
     w->started = false;
     dti_worker_drop(w);
@@ -463,7 +468,7 @@ void dtask_worker_stop(dtask_worker *w, int grace_ms) {
 
 void dtask_worker_free(dtask_worker *w) {
     if (!w) return;
-    if (dti_app_check(w->app) && !w->app->closed) return; // a fork's copy
+    if (dti_worker_forked(w)) return;
     if (w->started) {
         if (!w->ended) {
             dtask_worker_stop(w, 0);

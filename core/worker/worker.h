@@ -22,9 +22,11 @@
 #pragma once
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "client/client.h"
+#include "engines/run.h"
 
 typedef struct dti_fiber dti_fiber;
 typedef struct dti_thread dti_thread;
@@ -257,6 +259,7 @@ struct dtask_worker {
     int64_t grace_at;            // monotonic
     dtask_err why; char why_text[512];
     pthread_t io;
+    sigset_t signals;            // of the thread that started it
 
     dtask_task **table; size_t ntable, ctable;
     dtask_task *all;
@@ -291,6 +294,7 @@ dtask_err dti_worker_hello(dtask_worker *);  // a new incarnation; engine call
 void dti_worker_hold(dtask_worker *);
 void dti_worker_drop(dtask_worker *);
 void dti_worker_gone(dtask_worker *);        // its last holder has dropped it
+bool dti_worker_forked(const dtask_worker *); // this is the copy in a child process
 void dti_worker_fail(dtask_worker *, dtask_err, const char *text); // L: it ends at once, for this reason
 
 // io.c

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -312,6 +313,7 @@ static dtask_err froze(dtask_task *t, void *arg) {
     dtask_err err = dtask_info(t, "attempt:u", &attempt);
     if (!err && attempt == 1) {
         signal(SIGCONT, thaw);
+        rig_pause(100);          // not in the midst of a turn: who freezes there holds up the file
         kill(getpid(), SIGSTOP);
         while (!thawed) rig_pause(1);
     }
@@ -328,9 +330,14 @@ Test(worker_life, a_frozen_worker_fences_itself, .timeout = 60) {
     if (!child) {
         dtask_app *app;
         dtask_worker *w;
-        if (dtask_open("test", url, lease, &app) || dtask_worker_new(app, ONE, &w)) _exit(1);
-        if (dtask_worker_add(w, "froze", "n:i -> i", froze, NULL) || dtask_worker_add(w, "frozen", "n:i -> i", frozen, NULL)) _exit(2);
-        _exit(dtask_worker_run(w) ? 3 : 0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dtask_err err = dtask_open("test", url, lease, &app);
+        if (!err) err = dtask_worker_new(app, ONE, &w);
+        if (!err) err = dtask_worker_add(w, "froze", "n:i -> i", froze, NULL);
+        if (!err) err = dtask_worker_add(w, "frozen", "n:i -> i", frozen, NULL);
+        if (!err) err = dtask_worker_run(w);
+        fprintf(stderr, "child: %s: %s\n", dtask_err_name(err), dtask_err_detail());
+        _exit(1);
     }
     rig r = {0};
     int64_t n = 0;
