@@ -575,6 +575,66 @@ BOTH(worker_life, two_workers_one_tree) {
     rig_close(&r);
 }
 
+// ---- system types -------------------------------------------------------------------
+
+static char undone[64];
+
+static dtask_err undoes(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    snprintf(undone + strlen(undone), sizeof undone - strlen(undone), "%d ", (int)n);
+    if (n == 2) return dtask_fail(t, DTASK_EFATAL, "cannot be undone");
+    if (n == 1) gate_open(&called);
+    return err;
+}
+
+// As a workflow's undo notes them: the call's type, and its arguments.
+static dtask_err notes_undo(dtask_task *t, void *arg) {
+    (void)arg;
+    for (int n = 1; n <= 3; n++) {
+        dti_buf args = {0};
+        dti_mp_put_array(&args, 1);
+        dti_mp_put_int(&args, n);
+        pthread_mutex_lock(&t->w->lock);
+        cr_assert(dti_grow(&t->notes.v, t->notes.n, &t->notes.cap, sizeof *t->notes.v));
+        t->notes.v[t->notes.n++] = (dti_note){.kind = DTI_LOG_UNDO, .name = dti_strz("undoes"), .data = dti_str(args.p, args.n)};
+        pthread_mutex_unlock(&t->w->lock);
+    }
+    return dtask_fail(t, DTASK_EFATAL, "to be undone");
+}
+
+BOTH(worker_life, undo_runs_last_first) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"undoes", "n:i", undoes}, {"notes", "n:i", notes_undo}, {0}}, ONE);
+    int64_t n;
+    int before = gate_at(&called);
+    FAILS(rig_run(&r, "notes", 0, &n), DTASK_EFAILED);
+    gate_wait(&called, before + 1);
+    cr_assert_str_eq(undone, "3 2 1 ");
+    rig_close(&r);
+}
+
+BOTH(worker_life, start_map_gives_results_in_order) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    dti_buf items = {0};
+    dti_mp_put_array(&items, 10000);
+    for (int i = 0; i < 10000; i++) dti_mp_put_int(&items, i);
+    dtask_job *job;
+    dtask_str all;
+    OK(dtask_start(r.app, DTI_SYS_MAP, NULL, &job, "z v", "add", dti_str(items.p, items.n)));
+    OK(dtask_job_wait(job, 50000));
+    OK(dtask_job_result(job, "v", &all));
+    dti_mp at = dti_mp_of(all);
+    dti_mpval v;
+    cr_assert(dti_mp_next(&at, &v) && v.kind == DTI_MP_ARRAY && v.n == 10000);
+    for (uint64_t i = 0; i < 10000; i++) cr_assert(dti_mp_next(&at, &v) && v.u == i + 1);
+    dtask_job_free(job);
+    dti_buf_done(&items);
+    rig_close(&r);
+}
+
 // A slow claim does not hold up the ones behind it: a worker that sleeps gets them.
 BOTH(worker_life, claims_go_to_the_hungry) {
     rig r;
