@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ._core import EngineJob
 
@@ -83,10 +84,10 @@ class _Wait:
     def fail(self, error: BaseException) -> None:
         self._call(self._future.set_exception, error)
 
-    def _call(self, give: object, value: object) -> None:
+    def _call(self, give: Callable[[Any], None], value: Any) -> None:
         def deliver() -> None:
             if not self._future.done():
-                give(value)  # type: ignore[operator]
+                give(value)
 
         try:
             self._loop.call_soon_threadsafe(deliver)
