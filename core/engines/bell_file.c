@@ -97,7 +97,7 @@ static dtask_err lock_init(dti_bellfile *b, int64_t timeout_us) {
     return e ? io_error(b, "locked", e) : DTASK_OK;
 }
 
-dtask_err dti_bellfile_open(dti_bellfile *b, const char *db, const char *app, int64_t lease_us, int64_t timeout_us) {
+dtask_err dti_bellfile_make(dti_bellfile *b, const char *db, const char *app, int64_t lease_us) {
     *b = (dti_bellfile){.fd = -1, .test = -1, .dir = -1, .sender = -1, .lease_us = lease_us};
     b->app = dti_hash128(app, strlen(app), 0).h[0];
     pthread_mutex_init(&b->lock, NULL);
@@ -112,6 +112,10 @@ dtask_err dti_bellfile_open(dti_bellfile *b, const char *db, const char *app, in
     if (b->fd >= 0) b->test = open(b->path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (b->test < 0) return io_error(b, "opened", errno);
     b->writer.fd = b->fd;
+    return DTASK_OK;
+}
+
+dtask_err dti_bellfile_open(dti_bellfile *b, int64_t timeout_us) {
     dtask_err err = lock_init(b, timeout_us);
     if (err) return err;
     bool alone = dti_byte_lock(b->fd, LOCKS + PRESENCE, F_WRLCK, false) == 0;

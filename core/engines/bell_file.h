@@ -52,8 +52,12 @@ typedef struct {
     dti_writer_lock writer;
 } dti_bellfile;
 
-// db: an absolute path. EENGINE; EVERSION: another layout is in use.
-dtask_err dti_bellfile_open(dti_bellfile *, const char *db, const char *app, int64_t lease_us, int64_t timeout_us);
+// Its descriptors, nothing locked yet; close it also where this fails. make
+// and close with forks held off, and between them fork calls `forked`: so
+// every copy of a lock is known in the child. db: an absolute path. EENGINE.
+dtask_err dti_bellfile_make(dti_bellfile *, const char *db, const char *app, int64_t lease_us);
+// The rest; may wait for other processes. EENGINE; EVERSION: another layout is in use.
+dtask_err dti_bellfile_open(dti_bellfile *, int64_t timeout_us);
 void dti_bellfile_close(dti_bellfile *);
 void dti_bellfile_forked(dti_bellfile *); // in the child: closes the copies of locks
 // EENGINE: it was removed, or a machine of another boot uses it too.

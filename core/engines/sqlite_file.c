@@ -300,7 +300,12 @@ static void free_file(dti_sqlite_file *f) {
     }
     dti_sqlite_store_free(f->store);
     sqlite3_close(f->db);
-    if (f->bell.path) dti_bellfile_close(&f->bell);
+    if (f->listed) {
+        lock_list();
+        LIST_REMOVE(f, entry);
+        dti_bellfile_close(&f->bell);
+        unlock_list();
+    }
     pthread_mutex_destroy(&f->queue_lock);
     pthread_mutex_destroy(&f->reader_lock);
     pthread_cond_destroy(&f->reader_news);
@@ -322,7 +327,14 @@ static dtask_err make_file(const dti_engine_conf *conf, char *path, dti_sqlite_f
     bool empty;
     dtask_err err = f->app ? connect(f, &f->db) : dti_fail(DTASK_ENOMEM, "out of memory when opening %s", conf->url);
     if (!err) err = identify(f, &empty);
-    if (!err) err = dti_bellfile_open(&f->bell, f->path, f->app, f->lease_us, f->timeout_us);
+    if (!err) {
+        lock_list(); // listed before it holds a lock: a fork from here on lets go of it
+        err = dti_bellfile_make(&f->bell, f->path, f->app, f->lease_us);
+        LIST_INSERT_HEAD(&files, f, entry);
+        f->listed = true;
+        unlock_list();
+    }
+    if (!err) err = dti_bellfile_open(&f->bell, f->timeout_us);
     if (!err) {
         int e = dti_writer_lock_take(&f->bell.writer, f->timeout_us);
         if (e) {
@@ -356,10 +368,8 @@ dtask_err dti_sqlite_open(const dti_engine_conf *conf, dti_engine **out) {
     }
     if (f) {
         free(path);
-    } else if (!(err = make_file(conf, path, &f))) {
-        lock_list();
-        LIST_INSERT_HEAD(&files, f, entry);
-        unlock_list();
+    } else {
+        err = make_file(conf, path, &f);
     }
     if (!err) f->refs++;
     pthread_mutex_unlock(&open_lock);
@@ -374,12 +384,7 @@ void dti_sqlite_close(dti_engine *engine) {
     dti_sqlite_file *f = h->file;
     if (f->forks == dti_forks()) {
         pthread_mutex_lock(&open_lock);
-        if (--f->refs == 0) {
-            lock_list();
-            LIST_REMOVE(f, entry);
-            unlock_list();
-            free_file(f);
-        }
+        if (--f->refs == 0) free_file(f);
         pthread_mutex_unlock(&open_lock);
     }
     free(h);

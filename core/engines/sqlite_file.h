@@ -33,6 +33,7 @@ typedef struct dti_sqlite_file {
     bool full;
     int64_t lease_us, timeout_us;
     unsigned refs, forks;
+    bool listed;                 // known to fork, and to later opens
     uint64_t salt;
     dti_bellfile bell;
     // the leader's

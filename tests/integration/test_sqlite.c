@@ -2,10 +2,12 @@
 // frozen holders, bells, forks, and what it refuses to open.
 #include "world.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -357,6 +359,48 @@ Test(sqlite_fork, a_grandchild_holds_no_lock, ALONE) {
     say_byte(c.hears); // the grandchild ends
     close(c.says);
     close(c.hears);
+    world_close(&w);
+}
+
+// How many descriptors of this process are of bell files.
+static int open_bell_files(void) {
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+    for (struct dirent *d; (d = readdir(dir));) {
+        char path[300], to[300];
+        snprintf(path, sizeof path, "/proc/self/fd/%.200s", d->d_name);
+        ssize_t len = readlink(path, to, sizeof to);
+        n += len > 5 && memcmp(to + len - 5, "-bell", 5) == 0;
+    }
+    closedir(dir);
+    return n;
+}
+
+static void *open_another(void *arg) {
+    dti_engine_conf conf = {.url = ((world *)arg)->url, .app = "another", .lease_us = 15000000, .timeout_us = 30000000};
+    dti_engine *e;
+    return dti_engine_open(&conf, &e) ? NULL : e;
+}
+
+Test(sqlite_fork, a_child_of_the_midst_of_an_open_holds_no_lock, ALONE) {
+    world w;
+    world_open(&w, "sqlite");
+    cr_assert_eq(dti_writer_lock_take(&file(&w)->bell.writer, 1000000), 0);
+    int before = open_bell_files();
+    pthread_t opener;
+    cr_assert_eq(pthread_create(&opener, NULL, open_another, &w), 0);
+    while (open_bell_files() < before + 2) sched_yield(); // then it waits for the writer
+    pid_t pid = fork();
+    if (!pid) _exit(open_bell_files());
+    int status;
+    waitpid(pid, &status, 0);
+    dti_writer_lock_give(&file(&w)->bell.writer);
+    void *e;
+    pthread_join(opener, &e);
+    cr_assert(e, "it did not open");
+    ((dti_engine *)e)->ops->close(e);
+    cr_assert(WIFEXITED(status));
+    cr_assert_eq(WEXITSTATUS(status), 0, "the child has %d descriptors of locks", WEXITSTATUS(status));
     world_close(&w);
 }
 
