@@ -17,7 +17,9 @@ After each round it is checked that
   - each kill cost less than 2 s of progress: the time from it until the next
     outcome is counted.
 Prints a line of JSON for each round; the first line says the seed. Exit code
-1 at the first round that fails, whose files are kept.
+1 at the first round that fails, whose files are kept. Any Python runs it: the
+package is taken from this checkout's .venv (script/setup makes it) where
+there is one.
 """
 
 import argparse
@@ -35,7 +37,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-INCLUDE = HERE.parent.parent / "core" / "include"
+ROOT = HERE.parent.parent
+INCLUDE = ROOT / "core" / "include"
+VENV = ROOT / ".venv"
 sys.path.insert(0, str(HERE))
 
 GAP = 2.0  # seconds of progress that a kill may cost
@@ -99,12 +103,13 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
     import tree
 
     app = tree.App("rounds", env["DYNATASK_URL"])
+    host = Path(sys.modules["dynatask"].__file__ or "").parent / "bin" / "dynatask-worker"
 
     @app.extern("p_node")
     def p_node(path: str, n: int) -> int: ...
 
     python = [sys.executable, str(HERE / "tree.py")]
-    c = ["dynatask-worker", "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
+    c = [str(host), "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
     begun = time.monotonic()
     workers = [Worker(lang, cmd, env, folder / "workers.log") for lang, cmd in [("c", c), ("python", python)] * 2]
     try:
@@ -209,4 +214,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    python = VENV / "bin" / "python"
+    if python.exists() and Path(sys.prefix).resolve() != VENV.resolve():
+        os.execv(python, [str(python), *sys.argv])
     sys.exit(main())
