@@ -9,11 +9,11 @@
 // ---- writing -------------------------------------------------------------------
 
 static void put_hash(dti_buf *b, const uint64_t h[2]) {
-    dti_mp_put_bin(b, dti_str(h, 16));
+    dti_mp_put_str(b, dti_str(h, 16));
 }
 
 static void put_nonce(dti_buf *b, uint64_t v) {
-    dti_mp_put_bin(b, dti_str(&v, sizeof v));
+    dti_mp_put_str(b, dti_str(&v, sizeof v));
 }
 
 static void put_key(dti_buf *b, const dti_keyspec *k) {
@@ -35,7 +35,7 @@ static void put_new(dti_buf *b, const dti_new *t) {
     dti_mp_put_int(b, t->prio);
     dti_mp_put_uint(b, (t->may_fail ? 1u : 0) | (t->journal ? 2u : 0));
     put_hash(b, t->call);
-    dti_mp_put_bin(b, t->args);
+    dti_mp_put_str(b, t->args);
     dti_mp_put_uint(b, t->retries);
     dti_mp_put_uint(b, t->crashes);
     dti_mp_put_uint(b, t->timeout_ms);
@@ -74,7 +74,7 @@ static void put_message(dti_buf *b, const dti_message *m) {
     put_nonce(b, m->token);
     dti_mp_put_uint(b, m->seq);
     dti_mp_put_uint(b, m->end);
-    dti_mp_put_bin(b, m->value);
+    dti_mp_put_str(b, m->value);
     dti_mp_put_uint(b, (m->retry ? 1u : 0) | (m->freed ? 2u : 0) | (m->unstarted ? 4u : 0));
     if (brief) return;
     dti_mp_put_array(b, m->nchildren);
@@ -83,8 +83,8 @@ static void put_message(dti_buf *b, const dti_message *m) {
     for (uint32_t i = 0; i < m->nnotes; i++) {
         dti_mp_put_array(b, 3);
         dti_mp_put_uint(b, m->notes[i].kind);
-        dti_mp_put_bin(b, m->notes[i].name);
-        dti_mp_put_bin(b, m->notes[i].data);
+        dti_mp_put_str(b, m->notes[i].name);
+        dti_mp_put_str(b, m->notes[i].data);
     }
     dti_mp_put_array(b, m->nacks);
     for (uint32_t i = 0; i < m->nacks; i++) {
@@ -93,8 +93,8 @@ static void put_message(dti_buf *b, const dti_message *m) {
         dti_mp_put_bool(b, m->acks[i].replaced);
     }
     put_ranges(b, m->told, m->ntold);
-    dti_mp_put_bin(b, m->progress);
-    dti_mp_put_bin(b, m->state);
+    dti_mp_put_str(b, m->progress);
+    dti_mp_put_str(b, m->state);
     dti_mp_put_int(b, m->retry_at);
     dti_mp_put_uint(b, m->mask);
     dti_mp_put_uint(b, m->how);
@@ -106,10 +106,10 @@ static void put_message(dti_buf *b, const dti_message *m) {
 static void put_start(dti_buf *b, const dti_start *s) {
     dti_mp_put_array(b, 11);
     dti_mp_put_uint(b, DTI_OP_START);
-    dti_mp_put_bin(b, s->id);
+    dti_mp_put_str(b, s->id);
     put_new(b, &s->task);
-    dti_mp_put_bin(b, s->tags);
-    dti_mp_put_bin(b, s->trigger);
+    dti_mp_put_str(b, s->tags);
+    dti_mp_put_str(b, s->trigger);
     dti_mp_put_uint(b, s->of);
     dti_mp_put_uint(b, s->max_tasks);
     dti_mp_put_uint(b, s->max_depth);
@@ -121,15 +121,15 @@ static void put_start(dti_buf *b, const dti_start *s) {
 static void put_hello(dti_buf *b, const dti_hello *h) {
     dti_mp_put_array(b, 7);
     dti_mp_put_uint(b, DTI_OP_HELLO);
-    dti_mp_put_bin(b, h->name);
+    dti_mp_put_str(b, h->name);
     dti_mp_put_int(b, h->lease_us);
     dti_mp_put_array(b, h->ntypes);
     for (uint32_t i = 0; i < h->ntypes; i++) {
         const dti_hello_type *t = &h->types[i];
         dti_mp_put_array(b, 5);
-        dti_mp_put_bin(b, t->name);
-        dti_mp_put_bin(b, t->signature);
-        dti_mp_put_bin(b, t->options);
+        dti_mp_put_str(b, t->name);
+        dti_mp_put_str(b, t->signature);
+        dti_mp_put_str(b, t->options);
         dti_mp_put_uint(b, t->version);
         dti_mp_put_uint(b, t->crashes);
     }
@@ -141,7 +141,7 @@ static void put_hello(dti_buf *b, const dti_hello *h) {
         dti_mp_put_uint(b, l->subject);
         dti_mp_put_uint(b, l->kind);
         dti_mp_put_uint(b, l->states);
-        dti_mp_put_bin(b, l->filter);
+        dti_mp_put_str(b, l->filter);
     }
     dti_mp_put_bool(b, h->bye);
     dti_mp_put_uint(b, h->worker);
@@ -170,7 +170,7 @@ static void put_read(dti_buf *b, const dti_read *r) {
     dti_mp_put_array(b, 11);
     dti_mp_put_uint(b, DTI_OP_READ);
     dti_mp_put_uint(b, r->what);
-    dti_mp_put_bin(b, r->id);
+    dti_mp_put_str(b, r->id);
     dti_mp_put_uint(b, r->job);
     dti_mp_put_uint(b, r->ord);
     dti_mp_put_uint(b, r->from);
@@ -212,17 +212,17 @@ void dti_redis_put_op(dti_buf *b, const dti_op *op) {
     case DTI_OP_POST:
         dti_mp_put_array(b, 6);
         dti_mp_put_uint(b, DTI_OP_POST);
-        dti_mp_put_bin(b, op->post.id);
+        dti_mp_put_str(b, op->post.id);
         dti_mp_put_uint(b, op->post.ord);
         put_hash(b, op->post.msgid);
-        dti_mp_put_bin(b, op->post.name);
-        dti_mp_put_bin(b, op->post.data);
+        dti_mp_put_str(b, op->post.name);
+        dti_mp_put_str(b, op->post.data);
         break;
     case DTI_OP_MARK:
         dti_mp_put_array(b, 7);
         dti_mp_put_uint(b, DTI_OP_MARK);
         dti_mp_put_uint(b, op->mark.verb);
-        dti_mp_put_bin(b, op->mark.id);
+        dti_mp_put_str(b, op->mark.id);
         dti_mp_put_uint(b, op->mark.type);
         dti_mp_put_bool(b, op->mark.kids);
         dti_mp_put_uint(b, op->mark.ord);
@@ -232,7 +232,7 @@ void dti_redis_put_op(dti_buf *b, const dti_op *op) {
     case DTI_OP_ERA:
         dti_mp_put_array(b, 2);
         dti_mp_put_uint(b, DTI_OP_ERA);
-        dti_mp_put_bin(b, op->era.run_id);
+        dti_mp_put_str(b, op->era.run_id);
         break;
     }
 }
@@ -241,25 +241,32 @@ void dti_redis_put_header(dti_buf *b, int64_t now, dtask_str run_id, unsigned fl
     dti_mp_put_array(b, 4);
     dti_mp_put_uint(b, DTI_REDIS_FORMAT);
     dti_mp_put_int(b, now);
-    dti_mp_put_bin(b, run_id);
+    dti_mp_put_str(b, run_id);
     dti_mp_put_uint(b, flags);
 }
 
 void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era) {
     dti_mp_put_array(b, 6);
     dti_mp_put_uint(b, DTI_REDIS_OP_ASLEEP);
-    dti_mp_put_bin(b, bell);
+    dti_mp_put_str(b, bell);
     dti_mp_put_uint(b, worker);
     dti_mp_put_array(b, (uint32_t)n);
     for (size_t i = 0; i < n; i++) dti_mp_put_uint(b, types[i]);
-    dti_mp_put_bin(b, job_id);
+    dti_mp_put_str(b, job_id);
     dti_mp_put_uint(b, era);
 }
 
 void dti_redis_put_awake(dti_buf *b, dtask_str bell) {
     dti_mp_put_array(b, 2);
     dti_mp_put_uint(b, DTI_REDIS_OP_AWAKE);
-    dti_mp_put_bin(b, bell);
+    dti_mp_put_str(b, bell);
+}
+
+void dti_redis_put_init(dti_buf *b, uint64_t salt, unsigned shards) {
+    dti_mp_put_array(b, 3);
+    dti_mp_put_uint(b, DTI_REDIS_OP_INIT);
+    put_nonce(b, salt);
+    dti_mp_put_uint(b, shards);
 }
 
 // ---- reading ------------------------------------------------------------------------
@@ -624,6 +631,16 @@ dtask_err dti_redis_take_reply(dti_arena *arena, dti_redis_answer *a, dti_op *op
     if (t.nomem) op->err = dti_fail(DTASK_ENOMEM, "out of memory for an answer of Redis");
     else if (t.bad) op->err = malformed();
     return op->err;
+}
+
+dtask_err dti_redis_take_init(dti_redis_answer *a, uint64_t *salt, uint64_t *era) {
+    take t = {0};
+    list outs;
+    dtask_err err = next_reply(&t, a, &outs);
+    if (err) return err;
+    *salt = get_nonce(&outs);
+    *era = get_uint(&outs);
+    return t.bad ? malformed() : DTASK_OK;
 }
 
 dtask_err dti_redis_take_value(dti_redis_answer *a, dtask_str *out) {

@@ -11,13 +11,15 @@
 #include "model/model.h"
 
 enum { DTI_REDIS_FORMAT = 1, DTI_REDIS_WANT_FX = 1 };
-enum { DTI_REDIS_OP_ASLEEP = 8, DTI_REDIS_OP_AWAKE = 9, DTI_REDIS_OP_DUMP = 10 };
+enum { DTI_REDIS_OP_ASLEEP = 8, DTI_REDIS_OP_AWAKE = 9, DTI_REDIS_OP_DUMP = 10, DTI_REDIS_OP_INIT = 11 };
 
 // ---- to the script: one argument each; failures stay in buf.failed -------------
 void dti_redis_put_header(dti_buf *, int64_t now, dtask_str run_id, unsigned flags);
 void dti_redis_put_op(dti_buf *, const dti_op *);
 void dti_redis_put_asleep(dti_buf *, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era);
 void dti_redis_put_awake(dti_buf *, dtask_str bell);
+// Makes an empty shard ready, with this salt; in one that is ready changes nothing.
+void dti_redis_put_init(dti_buf *, uint64_t salt, unsigned shards);
 
 // ---- from the script ---------------------------------------------------------------
 typedef struct {
@@ -30,5 +32,7 @@ typedef struct {
 dtask_err dti_redis_take_answer(dti_arena *, dtask_str bytes, dti_redis_answer *out);
 // The next reply becomes op's outs; op->err is set and returned.
 dtask_err dti_redis_take_reply(dti_arena *, dti_redis_answer *, dti_op *op);
+// The next reply is of init: the shard's salt and era.
+dtask_err dti_redis_take_init(dti_redis_answer *, uint64_t *salt, uint64_t *era);
 // The next reply is of no op of the model: its error; *out (may be NULL): its value.
 dtask_err dti_redis_take_value(dti_redis_answer *, dtask_str *out);
