@@ -215,8 +215,9 @@ static bool memory_hungry(dti_engine *engine, dti_bell *self, uint32_t type) {
 
 // ---- calls -----------------------------------------------------------------------
 
-// What is to be known before and after an operation of bells and the dead.
-static dtask_err prepare(shared *at, dti_arena *arena, dti_op *op) {
+// What is to be known before an operation of bells and the dead. The dead
+// stay listed until a sweep that went well has had them.
+static dtask_err prepare(shared *at, dti_arena *arena, dti_op *op, size_t *out_dead) {
     if (op->kind == DTI_OP_HELLO) op->hello.lease_us = 0; // deaths are seen here
     if (op->kind != DTI_OP_SWEEP || op->sweep.ndead) return DTASK_OK;
     dtask_err err = DTASK_OK;
@@ -227,13 +228,21 @@ static dtask_err prepare(shared *at, dti_arena *arena, dti_op *op) {
             memcpy(dead, at->dead, at->ndead * sizeof *dead);
             op->sweep.dead = dead;
             op->sweep.ndead = (uint32_t)at->ndead;
-            at->ndead = 0;
+            *out_dead = at->ndead;
         } else {
             err = dti_fail(DTASK_ENOMEM, "out of memory for a sweep");
         }
     }
     pthread_mutex_unlock(&at->bell_lock);
     return err;
+}
+
+// A sweep has dealt with the first n; what came meanwhile is behind them.
+static void forget_dead(shared *at, size_t n) {
+    pthread_mutex_lock(&at->bell_lock);
+    at->ndead -= n;
+    memmove(at->dead, at->dead + n, at->ndead * sizeof *at->dead);
+    pthread_mutex_unlock(&at->bell_lock);
 }
 
 static void said_bye(shared *at, uint64_t worker) {
@@ -256,12 +265,14 @@ static void memory_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_
     pthread_mutex_lock(&at->lock);
     for (size_t i = 0; i < n; i++) {
         tx.now = dti_wall_us();
-        ops[i].err = prepare(at, arena, &ops[i]);
+        size_t ndead = 0;
+        ops[i].err = prepare(at, arena, &ops[i], &ndead);
         if (!ops[i].err) {
             dti_memory_store_begin(at->store);
             ops[i].err = dti_run_op(at->store, &tx, &ops[i]);
             if (ops[i].err) dti_memory_store_rollback(at->store);
             else dti_memory_store_commit(at->store);
+            if (!ops[i].err && ndead) forget_dead(at, ndead);
         }
         if (ops[i].err) dti_note_failure(&failure);
     }
