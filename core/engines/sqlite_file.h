@@ -43,6 +43,7 @@ typedef struct dti_sqlite_file {
     bool bury;                   // this transaction's sweep named them
     int64_t strays_looked;
     int wal_pages, wal_checked;  // in the log; when it was last copied back
+    int64_t cut_at;              // monotonic: it is not cut before, for someone read on and on
 
     pthread_mutex_t queue_lock;  // of queue, leading
     struct dti_sqlite_calls queue;

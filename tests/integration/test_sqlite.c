@@ -648,3 +648,56 @@ Test(sqlite_disk, a_steady_load_stops_growing, ALONE) {
     leave(&w, &a);
     world_close(&w);
 }
+
+// ---- the log -----------------------------------------------------------------------
+
+static int cuts;                 // how often it was tried
+
+int __real_sqlite3_wal_checkpoint_v2(sqlite3 *, const char *, int, int *, int *);
+int __wrap_sqlite3_wal_checkpoint_v2(sqlite3 *, const char *, int, int *, int *);
+
+int __wrap_sqlite3_wal_checkpoint_v2(sqlite3 *db, const char *name, int mode, int *log, int *done) {
+    cuts += mode == SQLITE_CHECKPOINT_TRUNCATE;
+    return __real_sqlite3_wal_checkpoint_v2(db, name, mode, log, done);
+}
+
+static off_t log_size(world *w) {
+    char path[160];
+    struct stat st;
+    snprintf(path, sizeof path, "%s-wal", file(w)->path);
+    cr_assert_eq(stat(path, &st), 0);
+    return st.st_size;
+}
+
+// Somebody reads, on and on, so that the log cannot be cut: the commits do not
+// wait for that each time.
+Test(sqlite_log, a_cut_that_failed_is_not_tried_at_each_commit, ALONE) {
+    world w;
+    world_open(&w, "sqlite");
+    sqlite3 *reader; // within one process and one library this is allowed
+    sqlite3_open(file(&w)->path, &reader);
+    cr_assert_eq(sqlite3_exec(reader, "BEGIN; SELECT count(*) FROM sqlite_master", NULL, NULL, NULL), SQLITE_OK);
+    static char big[1 << 20];
+    char id[32];
+    uint64_t n = 0;
+    while (!cuts) {
+        snprintf(id, sizeof id, "job-%lu", ++n);
+        dti_op op = {.kind = DTI_OP_START, .start = {.id = dti_strz(id), .task = call_of(w.a, n)}};
+        op.start.task.args = dti_str(big, sizeof big);
+        world_call(&w, op);
+    }
+    cr_assert_gt(log_size(&w), 60 << 20);
+    cr_assert_gt(file(&w)->cut_at, 0, "it may try again at once");
+    file(&w)->cut_at = INT64_MAX; // the pause, however slow this machine is
+    for (int i = 0; i < 20; i++) {
+        snprintf(id, sizeof id, "job-%lu", ++n);
+        start(&w, id, call_of(w.a, n));
+    }
+    cr_assert_eq(cuts, 1, "tried %d times", cuts);
+    cr_assert_eq(sqlite3_exec(reader, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    file(&w)->cut_at = 0; // it is over
+    start(&w, "last", call_of(w.a, n + 1));
+    cr_assert_eq(log_size(&w), 0);
+    sqlite3_close(reader);
+    world_close(&w);
+}
