@@ -24,6 +24,7 @@ from dynatask import App
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE.parent / "core" / "include"
 sys.path.insert(0, str(HERE / "python" / "programs"))
+pytest_plugins = ["servers.fixtures"]
 
 LIMIT = int(os.environ.get("DTASK_TEST_LIMIT", "120"))  # seconds; a hang is worth more as stacks than as a dead CI
 _stderr = 2
