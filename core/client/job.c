@@ -106,6 +106,7 @@ static dtask_err start(dtask_app *app, const char *type, const char *const *opts
         op.start.tags = o.tags;
         op.start.max_tasks = app->conf.max_tasks;
         op.start.max_depth = app->conf.max_depth;
+        op.start.blob_min = (uint32_t)app->conf.blob_min;
         op.start.keep = app->conf.keep;
         op.start.retain_us = app->conf.retain_us;
         op.start.grace_us = app->conf.grace_us;

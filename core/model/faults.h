@@ -18,7 +18,8 @@
     X(ONE_WAITER, "a freed permit is offered to one waiter only")                            \
     X(LATE_TURN, "a turn below the worker's nonce is applied")                               \
     X(TOLD_ONCE, "told leaves out children that were told before")                           \
-    X(THEN_RUNS, "`then` runs its handler after a failure")
+    X(THEN_RUNS, "`then` runs its handler after a failure")                                  \
+    X(PURGE_BLOBLESS, "a purge leaves the job's large values")
 
 typedef enum {
     DTI_FAULT_NONE,

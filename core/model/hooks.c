@@ -106,7 +106,7 @@ static void start(dti_tx *tx, const dti_t *t, dtask_str of, const char *suffix, 
     dtask_str id = {o.p, o.n};
     if (dti_id_check(id, true) != DTASK_OK || dti_job_find(tx, id)) return;
     dti_start s = {.id = id, .task = call_of(tx, type, id), .trigger = trigger, .max_tasks = t->j->max_tasks, .max_depth = t->j->max_depth,
-        .keep = t->j->keep, .retain_us = t->j->retain_us, .grace_us = t->j->grace_us};
+        .blob_min = t->j->blob_min, .keep = t->j->keep, .retain_us = t->j->retain_us, .grace_us = t->j->grace_us};
     s.task.args = args.n ? args : dti_str("\x90", 1);
     if (hook) t->j->hooks++;
     dti_job_begin(tx, &s, hook ? t->job : 0, (dtask_str){0});

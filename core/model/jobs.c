@@ -15,7 +15,8 @@ uint64_t dti_job_begin(dti_tx *tx, const dti_start *s, uint64_t hook_of, dtask_s
     uint64_t job = m->next_job++;
     dti_jobrow *j = dti_put(tx->store, DTI_T_JOB, job, 0, 0, NULL, sizeof *j);
     *j = (dti_jobrow){.version = DTI_ROW_VERSION, .keep = s->keep, .type = s->task.type, .max_tasks = s->max_tasks ? s->max_tasks : UINT32_MAX,
-        .max_depth = s->max_depth ? s->max_depth : UINT32_MAX, .of = s->of, .hook_of = hook_of, .retain_us = s->retain_us, .grace_us = s->grace_us};
+        .max_depth = s->max_depth ? s->max_depth : UINT32_MAX, .blob_min = s->blob_min ? s->blob_min : DTI_BLOB_MIN,
+        .of = s->of, .hook_of = hook_of, .retain_us = s->retain_us, .grace_us = s->grace_us};
     index_job(tx, job, j, DTI_JOB_RUNNING);
     j->created = tx->now;
     dti_hash h = dti_id_hash(s->id);
@@ -173,7 +174,7 @@ bool dti_do_purge(dti_tx *tx, dti_todo *d) {
         for (uint64_t kind = DTI_D_ARGS; kind <= (ord ? DTI_D_STATE : DTI_D_TRIGGER); kind++) dti_del(tx->store, DTI_T_DATA, d->job, ord, kind);
         dti_del(tx->store, DTI_T_TASK, d->job, ord, 0);
     }
-    if (d->cursor < j->next) return true;
+    if (d->cursor < j->next || (!DTI_PLANTED(PURGE_BLOBLESS) && dti_blobs_drop(tx, d->job, j))) return true;
     dti_del(tx->store, DTI_T_JOB, d->job, 0, 0);
     dti_w(tx)->job = NULL;
     return false;

@@ -83,16 +83,6 @@ dtask_str dti_job_id(dti_tx *tx, uint64_t job) {
     return w->id;
 }
 
-dtask_str dti_data_get(dti_tx *tx, uint64_t job, uint32_t ord, dti_data kind) {
-    size_t n = 0;
-    const void *p = dti_get(tx->store, DTI_T_DATA, job, ord, kind, &n);
-    return dti_kept(tx, p, p ? n : 0);
-}
-
-void dti_data_set(dti_tx *tx, const dti_t *t, dti_data kind, dtask_str v) {
-    dti_put(tx->store, DTI_T_DATA, t->job, t->ord, kind, v.p, v.n);
-}
-
 dtask_str dti_task_id(dti_tx *tx, uint64_t job, uint32_t ord) {
     dtask_str id = dti_job_id(tx, job);
     if (!ord) return id;

@@ -26,6 +26,7 @@ enum {
     DTI_LOG_BYTES_MAX = 1 << 20,
     DTI_EMITS_MAX = 100000,      // of a job
     DTI_TOLD_MAX = 256,          // ranges
+    DTI_BLOB_MIN = 64 << 10,     // bytes
     DTI_BANGS_MAX = 7,           // '!' in a job id
 };
 #define DTI_HERE 0x80000000u     // a ref: position in this message's children, else an ord
@@ -67,6 +68,7 @@ typedef struct {
     dtask_str trigger;           // msgpack map or empty
     uint64_t of;                 // job no that this retries, or 0
     uint32_t max_tasks, max_depth; // 0: UINT32_MAX
+    uint32_t blob_min;           // bytes; 0: DTI_BLOB_MIN
     uint8_t keep;
     int64_t retain_us, grace_us;
     // out

@@ -4,6 +4,7 @@
 //   todo.c    the bounded cascade, and what it leaves
 //   lanes.c   lane, turnq, ext, alone: which ready task comes next; claim
 //   limits.c  limit, waiter, uniq: permits and unique keys
+//   data.c    data, blob: what tasks carry; large values once for a job
 //   log.c     log, and what it becomes: told, mail
 //   jobs.c    job, jobid, jobs: begin, end, payloads, purge
 //   hooks.c   listen: callbacks, triggers, undo
@@ -61,14 +62,17 @@ dti_type *dti_type_mut(dti_tx *, uint32_t no);
 void dti_type_changed(dti_tx *);                 // a row was put: what was looked at is void
 dtask_str dti_job_id(dti_tx *, uint64_t job);    // kept
 dtask_str dti_type_name(dti_tx *, uint32_t no);
-dtask_str dti_data_get(dti_tx *, uint64_t job, uint32_t ord, dti_data kind); // copied; empty: none
-void dti_data_set(dti_tx *, const dti_t *, dti_data kind, dtask_str v);
 dtask_str dti_task_id(dti_tx *, uint64_t job, uint32_t ord); // "job", "job/7"
 uint64_t dti_job_find(dti_tx *, dtask_str id);   // 0: none
 static inline bool dti_here(dti_tx *tx, dti_table t, uint64_t a, uint64_t b, uint64_t c) {
     size_t n;
     return dti_get(tx->store, t, a, b, c, &n) != NULL;
 }
+
+// ---- data.c -------------------------------------------------------------------
+dtask_str dti_data_get(dti_tx *, uint64_t job, uint32_t ord, dti_data kind); // copied; empty: none
+void dti_data_set(dti_tx *, const dti_t *, dti_data kind, dtask_str v);
+bool dti_blobs_drop(dti_tx *, uint64_t job, dti_jobrow *);  // a few; true: more remain
 
 // ---- life.c -------------------------------------------------------------------
 static inline bool dti_bad(const dti_taskrow *r) {

@@ -116,14 +116,18 @@ typedef struct {
     uint32_t max_tasks, max_depth;
     uint32_t hooks;              // callback and undo jobs of this one that have not ended
     uint32_t log_n;              // emits so far
+    uint32_t blob_min, pad;      // longer values lie in `blob`
     uint64_t log_bytes;
     uint64_t of;                 // the job that this one retries, or 0
     uint64_t hook_of;            // the job whose callback or undo this one is, or 0
     uint64_t lanes;              // the last lane made for it: type no * 8 + prio + 2, or 0
     int64_t created, ended;
     int64_t retain_us, grace_us;
+    dti_hash blob;               // the last made for it; 0: none
 } dti_jobrow;
 enum { DTI_KEEP_FAILED, DTI_KEEP_ALL, DTI_KEEP_ROOT };
+
+typedef struct { uint8_t version, pad[7]; dti_hash before; } dti_blob; // before: the one made before it for the same job
 
 typedef struct {
     uint8_t version, state, verdict, wait;
@@ -223,4 +227,4 @@ typedef struct { uint8_t version, pad[7]; int64_t next; uint64_t job; } dti_cron
 typedef struct { uint32_t first, count; uint8_t bad_only, pad[3]; } dti_range;
 
 _Static_assert(sizeof(dti_taskrow) == 192, "task row: no padding");
-_Static_assert(sizeof(dti_jobrow) == 144, "job row: no padding");
+_Static_assert(sizeof(dti_jobrow) == 168, "job row: no padding");

@@ -35,8 +35,8 @@
     X(JOB, job, 1)       /* job no                -> dti_jobrow             */ \
     X(JOBID, jobid, 2)   /* hash of id            -> u64 job no             */ \
     X(TASK, task, 2)     /* job no, ord           -> dti_taskrow            */ \
-    X(DATA, data, 3)     /* job no, ord, DTI_DATA -> bytes                  */ \
-    X(BLOB, blob, 3)     /* job no, hash          -> bytes                  */ \
+    X(DATA, data, 3)     /* job no, ord, DTI_D_*  -> bytes, or a reference  */ \
+    X(BLOB, blob, 3)     /* job no, hash          -> dti_blob + bytes       */ \
     X(LANE, lane, 3)     /* type no, job no, prio -> dti_lane               */ \
     X(LIMIT, limit_, 2)  /* hash                  -> dti_limit              */ \
     X(UNIQ, uniq, 2)     /* hash                  -> dti_uniq               */ \

@@ -356,6 +356,53 @@ CASE(pages_of_children_meet) {
     leave(w, &a);
 }
 
+// Large values: one copy in the store, whole for all who get them.
+CASE(a_large_value_is_whole_everywhere) {
+    enum { LARGE = 300000, KIDS = 40 };
+    static char args[LARGE], results[2][LARGE];
+    memset(args, 'a', LARGE);
+    memset(results[0], 'r', LARGE);
+    memset(results[1], 's', LARGE);
+    dtask_str large = dti_str(args, LARGE);
+    actor a = worker(w);
+    dti_new root = call_of(w->a, 1);
+    root.args = large;
+    uint64_t no = start(w, "j", root);
+    dti_claim c = claim(w, &a);
+    cr_assert(dti_str_eq(c.args, large));
+    dti_new kids[KIDS];
+    for (uint32_t i = 0; i < KIDS; i++) {
+        kids[i] = call_of(w->b, i);
+        kids[i].args = large;
+    }
+    dti_range told = {.first = DTI_HERE, .count = KIDS};
+    say(w, &a, &c, (dti_message){.children = kids, .nchildren = KIDS, .told = &told, .ntold = 1, .end = DTI_END_PARK, .mask = DTI_QUIET});
+    for (uint32_t i = 0; i < KIDS; i++) {
+        dti_claim k = claim(w, &a);
+        cr_assert(dti_str_eq(k.args, large));
+        say(w, &a, &k, (dti_message){.end = DTI_END_SUCCEED, .value = dti_str(results[k.ord % 2], LARGE)});
+    }
+    cr_assert(dti_str_eq(task(w, no, KIDS).args, large));
+    cr_assert(dti_str_eq(task(w, no, KIDS).result, dti_str(results[0], LARGE)));
+    dti_turn t = turn(w, &a, (dti_turn){0});
+    cr_assert_eq(t.nwakes, 1u);
+    cr_assert_eq(t.wakes[0].nmails, (uint32_t)KIDS);
+    for (uint32_t i = 0; i < KIDS; i++)
+        cr_assert(dti_str_eq(t.wakes[0].mails[i].data, dti_str(results[t.wakes[0].mails[i].ord % 2], LARGE)));
+    a.got = t.wakes[0].n;
+    say(w, &a, &c, (dti_message){.end = DTI_END_SUCCEED, .value = large});
+    cr_assert(dti_str_eq(job(w, no).root.result, large));
+    dti_op purge = world_call(w, (dti_op){.kind = DTI_OP_MARK, .mark = {.verb = DTI_MARK_PURGE, .id = dti_strz("j")}});
+    cr_assert_eq(purge.mark.status, DTI_MARKED);
+    sweep(w);
+    cr_assert_eq(world_call(w, (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .job = no}}).read.n, 0u);
+    // The same values again, in a job that came after.
+    root.args = large;
+    uint64_t again = start(w, "j", root);
+    cr_assert(dti_str_eq(task(w, again, 0).args, large));
+    leave(w, &a);
+}
+
 // ---- bells and deaths ---------------------------------------------------------------
 
 static bool rung(world *w, dti_bell *b);

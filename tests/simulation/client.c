@@ -26,6 +26,8 @@ void clients_make(sim *s) {
             j->max_tasks = prng_range(&s->r, 2, s->conf.budget + 2);
         if (prog_has(&s->conf, PF_TOOBIG) && prng_chance(&s->r, 300))
             j->max_depth = prng_range(&s->r, 1, 4);
+        if (prog_has(&s->conf, PF_BLOB)) // arguments have 19 bytes, results 9, errors 10 to 13
+            j->blob_min = prng_range(&s->r, 1, 18);
         if (prog_has(&s->conf, PF_EXPIRE) && prng_chance(&s->r, 200))
             j->task.expires = s->wall + prng_below(&s->r, 300000);
         if (s->faults >> FT_PURGE & 1 && prng_chance(&s->r, 300))
@@ -51,7 +53,7 @@ void client_start(sim *s, uint32_t i) {
         sim_rpc *r = sim_rpc_new(s, DTI_OP_START);
         dti_start *st = &r->op.start;
         *st = (dti_start){.id = dti_str(j->id, j->idn), .task = j->task, .keep = (uint8_t)(i % 3), .retain_us = j->retain ? j->retain : INT64_C(86400000000) * 3650,
-            .grace_us = 30000, .max_tasks = j->max_tasks, .max_depth = j->max_depth};
+            .grace_us = 30000, .max_tasks = j->max_tasks, .max_depth = j->max_depth, .blob_min = j->blob_min};
         if (copy == 2)
             st->task.call[0]++;
         if (!sim_op(s, r))

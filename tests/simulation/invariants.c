@@ -72,6 +72,10 @@ static void check_change(sim *s, const dti_op *op, const watch_row *r) {
                 FAIL("RESULT_MUTABLE", "job %llu task %u: its outcome changed after it ended", (unsigned long long)no, (unsigned)r->k.b);
         }
         break;
+    case DTI_T_BLOB:
+        if (r->old && r->now)
+            FAIL("BLOB_MUTABLE", "job %llu: a value that tasks share was changed", (unsigned long long)no);
+        break;
     case DTI_T_JOB:
         if (r->old && r->now) {
             const dti_jobrow *was = r->old, *is = r->now;
@@ -218,8 +222,25 @@ static bool below(const mjob *j, uint32_t ord, uint32_t top) {
     return ord == top;
 }
 
+// Every reference has its blob, none is without its job; and its bytes lie
+// under their hash, once.
+static void check_blobs(sim *s, uint64_t no, const mjob *j) {
+    for (size_t i = 0; i < j->nblobs; i++) {
+        const mblob *b = &j->blobs[i];
+        if (b->refs && !b->present)
+            FAIL("BLOB_GONE", "job %llu: %u tasks name a value that is not there", (unsigned long long)no, b->refs);
+        if (!b->present)
+            continue;
+        if (!j->present)
+            FAIL("BLOB_LEFT", "job %llu is purged, and a value of %zu bytes is left", (unsigned long long)no, b->bytes.n);
+        if (b->bytes.n <= j->row.blob_min || !dti_hash_eq(dti_hash128(b->bytes.p, b->bytes.n, s->m.meta.salt), b->h))
+            FAIL("BLOB_PLACE", "job %llu: a value of %zu bytes is no blob, or lies where it will not be found", (unsigned long long)no, b->bytes.n);
+    }
+}
+
 static void check_job(sim *s, uint64_t no) {
     mjob *j = &s->m.jobs[no];
+    check_blobs(s, no, j);
     if (!j->present || j->todo[DTI_DO_PURGE])
         return;
     if (j->n > j->row.next)
@@ -377,16 +398,24 @@ static void check_edge_gone(sim *s, const watch_row *r) {
         FAIL("BAD_RELEASES", "job %llu task %llu goes on, though %llu, which it comes after, is not good", (unsigned long long)r->k.a, (unsigned long long)r->k.c, (unsigned long long)r->k.b);
 }
 
+static void check_plain(sim *s, const watch_row *r) {
+    const mjob *j = mirror_carried(r) && r->now ? mirror_job(&s->m, r->k.a) : NULL;
+    if (j && r->now_n > j->row.blob_min && !mirror_named(r, r->now, r->now_n))
+        FAIL("BLOB_PLAIN", "job %llu task %llu: %zu bytes lie with it, and only %u may", (unsigned long long)r->k.a, (unsigned long long)r->k.b, r->now_n, j->row.blob_min);
+}
+
 void check_step(sim *s, const dti_op *op, const dti_effects *fx) {
     watch *w = &s->store;
     for (size_t i = 0; i < w->nrows; i++)
         check_change(s, op, &w->rows[i]);
-    for (size_t i = 0; i < w->nrows; i++)
-        mirror_apply(&s->m, &w->rows[i]);
+    for (int blobs = 1; blobs >= 0; blobs--) // first, for what names them
+        for (size_t i = 0; i < w->nrows; i++)
+            if ((w->rows[i].t == DTI_T_BLOB) == blobs)
+                mirror_apply(&s->m, &w->rows[i]);
     if (s->m.bad_table)
         FAIL("COUNTS_SUM", "job %llu: an index names a task that cannot be", (unsigned long long)s->m.bad_table);
     for (size_t i = 0; i < w->nrows; i++)
-        check_edge_gone(s, &w->rows[i]);
+        check_edge_gone(s, &w->rows[i]), check_plain(s, &w->rows[i]);
     check_effects(s, fx);
     check_limits(s);
     check_lanes(s);

@@ -126,8 +126,42 @@ static uint64_t number_of(const void *p, size_t n) {
     return v;
 }
 
-static void apply_data(mirror *m, const watch_row *r) {
-    mtask *t = task_at(m, r->k.a, r->k.b);
+static mblob *blob_at(mirror *m, uint64_t no, dti_hash h) {
+    mjob *j = job_at(m, no);
+    for (size_t i = 0; i < j->nblobs; i++)
+        if (dti_hash_eq(j->blobs[i].h, h))
+            return &j->blobs[i];
+    j->blobs = room(m, j->blobs, &j->cblobs, j->nblobs, sizeof *j->blobs);
+    mblob *b = &j->blobs[j->nblobs++];
+    *b = (mblob){.h = h};
+    return b;
+}
+
+bool mirror_named(const watch_row *r, const void *p, size_t n) {
+    return mirror_carried(r) && p && n == 1 + sizeof(dti_hash) && *(const uint8_t *)p == 0xc1;
+}
+
+// Where the row is a reference: what it names; else NULL.
+static mblob *named_by(mirror *m, const watch_row *r, const void *p, size_t n) {
+    dti_hash h;
+    if (!mirror_named(r, p, n))
+        return NULL;
+    memcpy(&h, (const char *)p + 1, sizeof h);
+    return blob_at(m, r->k.a, h);
+}
+
+static void apply_data(mirror *m, const watch_row *row) {
+    mtask *t = task_at(m, row->k.a, row->k.b);
+    watch_row whole = *row, *r = &whole;
+    mblob *was = named_by(m, row, row->old, row->old_n);
+    if (was)
+        was->refs--;
+    mblob *is = named_by(m, row, row->now, row->now_n);
+    if (is) {
+        is->refs++;
+        whole.now = is->bytes.p;
+        whole.now_n = is->bytes.n;
+    }
     switch ((dti_data)r->k.c) {
     case DTI_D_KEYS:
         count_holders(m, t, -1);
@@ -241,6 +275,13 @@ void mirror_apply(mirror *m, const watch_row *r) {
     }
     case DTI_T_TASK: apply_task(m, r); break;
     case DTI_T_DATA: apply_data(m, r); break;
+    case DTI_T_BLOB: {
+        mblob *b = blob_at(m, r->k.a, (dti_hash){{r->k.b, r->k.c}});
+        b->present = r->now != NULL;
+        size_t n = r->now ? r->now_n - sizeof(dti_blob) : 0;
+        b->bytes = dti_str(r->now ? keep(m, (const char *)r->now + sizeof(dti_blob), n) : NULL, n);
+        break;
+    }
     case DTI_T_LANE: {
         mlane *l = lane_at(m, ((const dti_lane *)either)->no);
         l->present = r->now != NULL;
@@ -356,6 +397,8 @@ void mirror_scan(mirror *m, dti_store *s, const mirror *old) {
         uint32_t n = mirror_job(m, j) ? mirror_job(m, j)->row.next : 0;
         if (j < old->njobs && old->jobs[j].n > n)
             n = old->jobs[j].n;
+        for (size_t i = 0; j < old->njobs && i < old->jobs[j].nblobs; i++)
+            feed_point(m, s, DTI_T_BLOB, j, old->jobs[j].blobs[i].h.h[0], old->jobs[j].blobs[i].h.h[1]);
         for (uint32_t i = 0; i < n; i++) {
             feed_point(m, s, DTI_T_TASK, j, i, 0);
             for (unsigned d = 0; d <= DTI_D_TRIGGER; d++)
@@ -388,6 +431,14 @@ void mirror_scan(mirror *m, dti_store *s, const mirror *old) {
     }
 }
 
+// Of those there are: how many, and how often they are named.
+static uint64_t blobs_of(const mjob *j) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < j->nblobs; i++)
+        sum += j->blobs[i].present ? (1ull << 32) + j->blobs[i].refs : 0;
+    return sum;
+}
+
 const char *mirror_differs(const mirror *a, const mirror *b) {
     if (memcmp(&a->meta, &b->meta, sizeof a->meta))
         return "meta";
@@ -398,7 +449,7 @@ const char *mirror_differs(const mirror *a, const mirror *b) {
         const mjob *x = i < a->njobs ? &a->jobs[i] : &nojob, *y = i < b->njobs ? &b->jobs[i] : &nojob;
         if (x->present != y->present || (x->present && memcmp(&x->row, &y->row, sizeof x->row)))
             return "job";
-        if (memcmp(x->todo, y->todo, sizeof x->todo) || x->emits != y->emits || x->listed != y->listed)
+        if (memcmp(x->todo, y->todo, sizeof x->todo) || x->emits != y->emits || x->listed != y->listed || blobs_of(x) != blobs_of(y))
             return "job's indexes";
         for (uint32_t k = 0; k < x->n || k < y->n; k++) {
             const mtask *s = k < x->n ? &x->t[k] : &notask, *t = k < y->n ? &y->t[k] : &notask;

@@ -25,6 +25,8 @@ typedef struct {
     uint8_t todo[DTI_DO_CANCEL + 1];        // todo items that name it, by kind
 } mtask;
 
+typedef struct { dti_hash h; bool present; uint32_t refs; dtask_str bytes; } mblob; // refs: DATA rows that name it
+
 typedef struct {
     bool present, touched, start_seen;
     dti_jobrow row;
@@ -32,6 +34,7 @@ typedef struct {
     uint8_t todo[DTI_DO_KINDS];             // todo items that name it or a task of it, by kind
     uint64_t cancelled_to;                  // where the pass of its cancel is
     uint32_t emits, listed;                 // LOG rows of the job, JOBS rows
+    mblob *blobs; size_t nblobs, cblobs;
     uint32_t ended;                         // how often it became terminal
     dtask_str id;
 } mjob;
@@ -78,6 +81,10 @@ mjob *mirror_job_of(mirror *, dtask_str id);     // by id; NULL: none
 mlimit *mirror_limit(mirror *, uint64_t no);     // by limit no
 mlimit *mirror_limit_of(mirror *, const dti_keyspec *); // by key; made where it is not known
 bool mirror_holds(const mtask *, const dti_keyspec *); // does it hold this permit?
+bool mirror_named(const watch_row *, const void *, size_t n); // are these bytes of the row a reference to a blob?
+static inline bool mirror_carried(const watch_row *r) { // a kind of data that may be
+    return r->t == DTI_T_DATA && (r->k.c == DTI_D_ARGS || r->k.c == DTI_D_RESULT || r->k.c == DTI_D_ERROR);
+}
 bool mirror_waits(const mtask *);                // does it wait for a permit?
 static inline bool mtask_good(const mtask *t) { return t->row.state == DTI_SUCCEEDED && t->row.bad == 0; }
 static inline bool mtask_bad(const mtask *t) {

@@ -11,7 +11,7 @@
 #define PROG_FEATURES(X)                                                                       \
     X(AFTER) X(DELAY) X(FAIL) X(CATCH) X(SUBST) X(MAYFAIL) X(LIMIT) X(PER) X(PRIO) X(BECOME)   \
     X(NOTE) X(EMIT) X(SIGNAL) X(SLEEP) X(STAY) X(COLD) X(JOURNAL) X(UNDO) X(FLUSH) X(SAME)     \
-    X(OUTPUT) X(LISTEN) X(LONG) X(WIDE)                                                        \
+    X(OUTPUT) X(LISTEN) X(LONG) X(WIDE) X(BLOB)                                                        \
     X(UNIQUE) X(EXPIRE) X(DROP) X(ABORT) X(FRAGILE) X(ONCE) X(GIVEUP) X(TOOBIG) X(STUBBORN) X(SKIP)
 typedef enum {
 #define X(n) PF_##n,

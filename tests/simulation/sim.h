@@ -111,7 +111,7 @@ typedef struct {
 typedef struct {
     char id[32]; uint32_t idn;
     dti_new task;
-    int64_t retain; uint32_t max_tasks, max_depth;
+    int64_t retain; uint32_t max_tasks, max_depth, blob_min;
     bool accepted, purged, cancelled, exact, joined;
     uint64_t no;
 } sim_job;
