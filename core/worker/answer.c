@@ -146,9 +146,11 @@ static void parked(dtask_task *f) {
     }
     f->state = DTI_F_PARKED;
     f->was_parked = true;
-    if (f->cancelled || w->stopping) {
-        f->unwind = w->stopping && !f->cancelled;
-        dti_frame_resume(f, f->unwind ? DTASK_B_UNWIND : DTASK_B_CANCEL);
+    // One that was asked to end goes on when its cancel has woken the row,
+    // which may lack a permit until then.
+    if (w->stopping) {
+        f->unwind = true;
+        dti_frame_resume(f, DTASK_B_UNWIND);
         return;
     }
     dti_queue_push(&w->parked, f);

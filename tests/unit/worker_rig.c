@@ -10,6 +10,14 @@ static void log_line(int level, const char *line, void *arg) {
     if (getenv("RIG_LOG") || level <= 3) fprintf(stderr, "%s\n", line);
 }
 
+void (*rig_fault)(dti_engine *, dti_arena *, dti_op *, size_t);
+static const dti_engine_ops *real;
+static dti_engine_ops faulty;
+
+void rig_engine(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    real->call(e, mem, ops, n);
+}
+
 void rig_open(rig *r, const char *scheme, const rig_handler *handlers, const char *const *opts) {
     memset(r, 0, sizeof *r);
     snprintf(r->folder, sizeof r->folder, "/tmp/dtask-test-XXXXXX");
@@ -17,6 +25,12 @@ void rig_open(rig *r, const char *scheme, const rig_handler *handlers, const cha
     snprintf(r->url, sizeof r->url, "%s%s%s", scheme, strcmp(scheme, "memory:") ? r->folder : "", strcmp(scheme, "memory:") ? "/t.db" : "");
     OK(dtask_open("test", r->url, NULL, &r->app));
     dtask_log(r->app, log_line, NULL);
+    if (rig_fault) {
+        real = r->app->engine->ops;
+        faulty = *real;
+        faulty.call = rig_fault;
+        r->app->engine->ops = &faulty;
+    }
     r->worker = rig_worker(r, handlers, opts);
     OK(dtask_worker_start(r->worker));
 }

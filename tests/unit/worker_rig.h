@@ -19,7 +19,6 @@ typedef struct { const char *type, *signature; dtask_fn *fn; } rig_handler;
 void rig_open(rig *, const char *scheme, const rig_handler *, const char *const *opts);
 // Another worker of the same app with these handlers, not started.
 dtask_worker *rig_worker(rig *, const rig_handler *, const char *const *opts);
-void rig_start(rig *);           // if it was opened with `later`
 void rig_close(rig *);
 dtask_job *rig_job(rig *, const char *type, const char *const *opts, int64_t n); // one argument
 // Starts it and waits for its end: the job's code; *out is the result.
@@ -30,6 +29,10 @@ uint64_t rig_count(dtask_job *, const char *name); // "added", "failed", ..
 // out by its next turn.
 void rig_kill(rig *, dtask_worker *);
 void rig_pause(int ms);
+// Faults: if set before rig_open, the engine's calls go to it; what it lets
+// pass it hands on to rig_engine, the engine's own.
+extern void (*rig_fault)(dti_engine *, dti_arena *, dti_op *, size_t);
+void rig_engine(dti_engine *, dti_arena *, dti_op *, size_t);
 
 // A gate that handlers and the test pass in turns.
 typedef struct { pthread_mutex_t lock; pthread_cond_t moved; int at; } gate;
