@@ -125,7 +125,7 @@ typedef struct {
     bool retry, freed;           // FAIL: again at retry_at; not counted
     int64_t retry_at;
     bool unstarted;              // RELEASE: it never began
-    uint8_t mask; dti_parkhow how; int64_t due; uint32_t read; // PARK; read: log entries consumed
+    uint8_t mask; dti_parkhow how; int64_t due; uint32_t read; // PARK; read: log entries consumed (BECOME too)
     const dti_new *next;         // BECOME; deps: refs
 } dti_message;
 

@@ -319,6 +319,7 @@ static void become(msg *g) {
     dti_taskrow *r = t->r;
     dti_due_clear(tx, t);
     dti_move(tx, t, DTI_PARKED);
+    dti_log_read(tx, t, g->m->read);
     dti_log_restart(tx, t);
     if (r->bits & DTI_TELLS) dti_told_clear(tx, t);
     dti_keyspec unique[1]; // the key that it holds is its call's, which stays

@@ -217,6 +217,28 @@ Test(trees, signals) {
     cr_assert_eq(op.post.status, DTI_ENDED);
 }
 
+// `then` drops what was received, and keeps what was not.
+Test(trees, then_keeps_unread_signals) {
+    for (int i = 0; i < 3; i++) {
+        dti_op op = {.kind = DTI_OP_POST, .post = {.id = dti_strz("a"), .msgid = {1, (uint64_t)i}, .name = dti_strz("s"), .data = dti_strz("\x01")}};
+        rig_run(&g, &op);
+        cr_assert_eq(op.post.status, DTI_POSTED);
+    }
+    dti_new next = rig_child(&g, g.type, 7);
+    dti_message m = msg(DTI_END_BECOME);
+    m.next = &next;
+    m.read = 2;
+    rig_send(&g, m);
+    cr_assert_eq(rig_task(&g, job, 0).notes, 1);
+    dti_claim c = claim_one();
+    m = rig_to(&c, 1, DTI_END_PARK);
+    m.mask = DTI_MAIL;
+    dti_answer a = rig_send(&g, m);
+    cr_assert(a.now);
+    cr_assert_eq(a.nmails, 1);
+    cr_assert_eq(a.mails[0].n, 2);
+}
+
 Test(trees, callbacks_and_undo_hold_the_job) {
     dti_hello_type types[] = {{.name = dti_strz("cb"), .version = 1, .crashes = 3}, {.name = dti_strz("t"), .version = 1, .crashes = 3}};
     dti_listen listen = {.listener = 0, .subject = 1, .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
