@@ -68,7 +68,10 @@ static void take_end(dti_turnbox *box, dti_flight *fl, dti_message *m) {
     }
     m->end = f->end;
     f->end_flying = true;
-    if (f->end == DTI_END_BECOME) m->next = &f->become->call; // its deps: compose
+    if (f->end == DTI_END_BECOME) {
+        m->next = &f->become->call; // its deps: compose
+        m->read = f->received;
+    }
 }
 
 static bool gather_one(dti_turnbox *box, dtask_task *f, uint32_t room) {

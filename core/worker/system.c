@@ -1,5 +1,7 @@
 // The task types that every worker serves: dynatask.map, which start_map
-// starts, and dynatask.undo, which the model starts.
+// starts; dynatask.undo, which the model starts; dynatask.join, the memory of
+// a trigger whose conditions are joined by `&`, which the first occurrence
+// starts (join.c).
 #include "worker/worker.h"
 
 #include <stdlib.h>
@@ -148,7 +150,10 @@ static dtask_err run_undo(dtask_task *f, void *arg) {
 }
 
 dtask_err dti_system_add(dtask_worker *w) {
-    dtask_b_type map = {.name = DTI_SYS_MAP, .version = 1}, undo = {.name = DTI_SYS_UNDO, .version = 1};
-    dtask_err err = dti_handler_add(w, &map, DTI_POOL_C, run_map, NULL, NULL);
-    return err ? err : dti_handler_add(w, &undo, DTI_POOL_C, run_undo, NULL, NULL);
+    static const struct { const char *name; dtask_fn *fn; } types[] = {
+        {DTI_SYS_MAP, run_map}, {DTI_SYS_UNDO, run_undo}, {DTI_SYS_JOIN, dti_join_run}};
+    dtask_err err = DTASK_OK;
+    for (size_t i = 0; i < sizeof types / sizeof *types && !err; i++)
+        err = dti_handler_add(w, &(dtask_b_type){.name = types[i].name, .version = 1}, DTI_POOL_C, types[i].fn, NULL, NULL);
+    return err;
 }

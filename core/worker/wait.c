@@ -29,7 +29,7 @@ void dti_wait_disarm(dtask_task *f) {
 // All that is live is awaited: the store need not say which ended. Only a
 // first run knows what is live.
 static bool covers(const dtask_task *f, const dti_wait *a) {
-    if (f->nwaits > 1 || f->row.nkids || a->flags & DTASK_B_ANY || a->next || a->quiet) return false;
+    if (f->nwaits > 1 || f->row.nkids || a->flags & DTASK_B_ANY || a->next || a->quiet || a->mail) return false;
     uint64_t undone = 0;
     for (size_t i = a->at; i < a->n; i++) {
         const dtask_child *c = a->kids[i];
@@ -80,6 +80,7 @@ static bool holds(dti_wait *a, const dtask_task *f) {
     if (a->deadline && dti_wall_us() >= a->deadline) return true;
     if (a->quiet) return f->quiet_now || f->nspawned + f->row.nkids == 0;
     if (a->next) return f->given;
+    if (a->mail) return false;   // f->hit says so
     while (a->at < a->n && dti_child_done(a->kids[a->at])) a->at++;
     return a->at == a->n;
 }
@@ -249,6 +250,7 @@ void dti_deliver(dtask_task *f, const dti_mail *mails, uint32_t n) {
         if (mails[i].n < f->logread) continue;
         f->logread = mails[i].n + 1;
         if (mails[i].kind == DTI_LOG_KID) dti_child_ended(f, &mails[i]);
+        else if (mails[i].kind == DTI_LOG_SIG && f->nwaits && f->waits[0].mail) f->hit = true;
     }
 }
 
@@ -419,4 +421,16 @@ dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
     if (!c) return dti_fail(DTASK_ENOMEM, "no memory for a child's handle");
     *out = c;
     return DTASK_OK;
+}
+
+dtask_err dti_wait_mail(dtask_task *f, uint32_t received) {
+    dtask_err err = may_wait(f);
+    if (err) return err;
+    pthread_mutex_lock(&f->w->lock);
+    bool armed = dti_grow(&f->waits, f->nwaits, &f->cwaits, sizeof *f->waits);
+    if (armed) f->waits[f->nwaits++] = (dti_wait){.mail = true};
+    f->received = received;
+    if (f->logread < received) f->logread = received;
+    pthread_mutex_unlock(&f->w->lock);
+    return armed ? park(f) : dti_fail(DTASK_ENOMEM, "no memory for a wait");
 }

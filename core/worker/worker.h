@@ -13,6 +13,7 @@
 //   pool.c      C handlers: threads, and parked handlers on their own stacks
 //   seats.c     a binding's handlers: pull items, push outcomes
 //   system.c    the task types that every worker serves
+//   join.c      ..of which one remembers occurrences of joined conditions
 //   worker.c    new, add, start, run, stop, free
 //
 // One lock, w->lock, guards everything that two threads see; it is held for
@@ -96,7 +97,7 @@ typedef enum {
 typedef struct {
     dtask_child **kids; size_t n, at; // before `at` all are complete
     int flags;                   // DTASK_B_*
-    bool quiet, next;            // for all descendants; for dtask_next
+    bool quiet, next, mail;      // for all descendants; for dtask_next; for a signal
     int64_t deadline;            // wall clock, 0 none
 } dti_wait;
 
@@ -134,6 +135,7 @@ struct dtask_task {
     int64_t queued_at, began_at; // monotonic; began_at: of this stretch
     int64_t ran_us;              // stretches before
     uint32_t logread;            // log entries consumed
+    uint32_t received;           // ..those before it by the handler, signals too: a `then` drops them
     unsigned bell_slot;          // place + 1 in the bell's table of what runs; 0: none
 
     // the outbox
@@ -165,7 +167,7 @@ struct dtask_task {
     // waits
     dti_wait *waits; size_t nwaits, cwaits;
     bool cover;                  // what is awaited is all that is live
-    bool hit;                    // a wait for any, or fail_fast, has what it needs
+    bool hit;                    // a wait for any, for a signal, or fail_fast, has what it needs
     bool quiet_now;              // all descendants are complete
     uint32_t quiet_mark; uint64_t quiet_spawned; // as of the quiet park
     uint8_t mask;                // as armed
@@ -395,6 +397,9 @@ int64_t dti_wait_due(const dtask_task *);    // L
 void dti_deliver(dtask_task *, const dti_mail *, uint32_t n); // L
 void dti_settle(dtask_task *);               // L: its row runs again: resume it, or park on
 dtask_err dti_own_row(dtask_task *, dti_taskrow *out); // engine call
+// A C handler that took what lies in its log before `received` waits for a
+// signal after it. Errors as of dtask_wait.
+dtask_err dti_wait_mail(dtask_task *, uint32_t received);
 
 // pool.c
 void dti_pool_wake(dtask_worker *);          // L: there is something to run
@@ -416,3 +421,20 @@ void dti_outcome_of(dtask_task *, dtask_err err, dti_outcome *out); // what a C 
 
 // system.c
 dtask_err dti_system_add(dtask_worker *);
+
+// join.c
+enum { DTI_JOIN_SIDES_MAX = 64 };
+typedef struct {
+    dtask_str join;              // id of the join's job: one for each condition; the first occurrence starts it
+    dtask_str type;              // the type to start
+    uint32_t sides, side;        // 2 to DTI_JOIN_SIDES_MAX; from 0
+    dtask_str id;                // what occurred, in text: "job/3"; known for a day
+    dtask_str value;             // what the started job gets to see of it: one msgpack value
+} dti_occurrence;
+// Hands an occurrence to its join; posted before: nothing happens. Any
+// thread. Waits for the engine. EARGS: malformed. ENOTFOUND: no such type.
+// ECONFLICT: that job is another condition's. ETOOBIG: so many of this side
+// are unused that no more are kept; or the value is. EUSAGE: the join was
+// cancelled or failed. EENGINE, ENOMEM.
+dtask_err dti_join_post(dtask_app *, const dti_occurrence *);
+dtask_err dti_join_run(dtask_task *, void *arg); // the handler
