@@ -5,23 +5,24 @@
 // The first line on stdout says what is served; log lines are JSON on stderr.
 // SIGTERM or SIGINT: no more claims, handlers get the grace time, the rest is
 // given back. A second one stops at once, and loses nothing either.
+//
+// What can be checked without the engine is checked before it is opened.
 #include <ctype.h>
-#include <dlfcn.h>
 #include <errno.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "dynatask.h"
+#include "dynatask_binding.h"
 
 enum { OK = 0, USAGE = 2, UNREACHABLE = 5, PLUGINS_MAX = 64 };
 
 typedef struct {
     const char *app;
     const char *plugins[PLUGINS_MAX];
+    const dtask_plugin_v1 *loaded[PLUGINS_MAX];
     size_t nplugins;
     bool help, version;
 } arguments;
@@ -71,11 +72,16 @@ static int usage(const char *what, const char *which) {
 
 // The command line goes before the environment: an option becomes its
 // DYNATASK_ variable, which this process alone sees.
-static bool set_option(const char *name, const char *value) {
-    char variable[96] = "DYNATASK_";
-    size_t n = strlen(variable);
-    for (; *name && n < sizeof variable - 1; name++) variable[n++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
-    return !*name && !setenv(variable, value, 1);
+static bool set_option(const char *typed, const char *value) {
+    char name[64], variable[96] = "DYNATASK_";
+    size_t n = 0, at = strlen(variable);
+    for (; typed[n] && n < sizeof name - 1; n++) name[n] = typed[n] == '-' ? '_' : (char)tolower((unsigned char)typed[n]);
+    name[n] = 0;
+    const char *known;
+    for (size_t i = 0; (known = dtask_b_option(i)) && strcmp(known, name);) i++;
+    if (typed[n] || !known) return false;
+    for (size_t i = 0; i <= n; i++) variable[at + i] = (char)toupper((unsigned char)name[i]);
+    return !setenv(variable, value, 1);
 }
 
 static int parse(int argc, char **argv, arguments *a) {
@@ -99,16 +105,43 @@ static int parse(int argc, char **argv, arguments *a) {
     return OK;
 }
 
-// Lists what the plugins bring; the worker has checked and loaded them.
+static size_t count_types(const arguments *a) {
+    size_t n = 0;
+    for (size_t i = 0; i < a->nplugins; i++)
+        for (const dtask_handler_v1 *h = a->loaded[i]->handlers; h->type; h++) n++;
+    return n;
+}
+
+// Types of all plugins, in their order; to be freed.
+static const char **list_types(const arguments *a) {
+    size_t n = 0;
+    const char **types = calloc(count_types(a), sizeof *types);
+    for (size_t i = 0; types && i < a->nplugins; i++)
+        for (const dtask_handler_v1 *h = a->loaded[i]->handlers; h->type; h++) types[n++] = h->type;
+    return types;
+}
+
+// Options, plugins, types: all that is known without the engine.
+static int check(arguments *a) {
+    dtask_err err = dtask_b_check(a->app, NULL, NULL, NULL, 0);
+    for (size_t i = 0; !err && i < a->nplugins; i++) err = dtask_b_plugin(a->plugins[i], &a->loaded[i]);
+    if (err) return fail(err);
+    size_t n = count_types(a);
+    const char **types = list_types(a);
+    if (!types) return usage("no memory to list the types of the plugins", "");
+    int code = OK;
+    for (size_t i = 0; !code && i < n; i++)
+        for (size_t j = 0; !code && j < i; j++)
+            if (!strcmp(types[i], types[j])) code = usage("two plugins have a handler of the type ", types[i]);
+    if (!code && (err = dtask_b_check(a->app, NULL, NULL, types, n))) code = fail(err);
+    free(types);
+    return code;
+}
+
 static void print_types(const arguments *a) {
     printf("dynatask-worker %s serves %s:", dtask_version(), a->app);
-    for (size_t i = 0; i < a->nplugins; i++) {
-        char path[PATH_MAX];
-        void *lib = realpath(a->plugins[i], path) ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : NULL;
-        const dtask_plugin_v1 *plugin = lib ? dlsym(lib, "dtask_plugin") : NULL;
-        for (const dtask_handler_v1 *h = plugin ? plugin->handlers : NULL; h && h->type; h++) printf(" %s", h->type);
-        if (lib) dlclose(lib);
-    }
+    for (size_t i = 0; i < a->nplugins; i++)
+        for (const dtask_handler_v1 *h = a->loaded[i]->handlers; h->type; h++) printf(" %s", h->type);
     printf("\n");
     fflush(stdout);
 }
@@ -127,6 +160,7 @@ int main(int argc, char **argv) {
     if (code) return code;
     if (a.help) return fputs(help, stdout) < 0;
     if (a.version) return printf("dynatask-worker %s\n", dtask_version()) < 0;
+    if ((code = check(&a))) return code;
 
     dtask_app *app;
     dtask_err err = dtask_open(a.app, NULL, NULL, &app);

@@ -14,7 +14,7 @@
 
 // ---- opening and closing ---------------------------------------------------------
 
-static dtask_err check_name(const char *name) {
+dtask_err dti_app_name_check(const char *name) {
     static const char signs[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
     size_t n = name ? strlen(name) : 0;
     if (n && n <= 100 && strspn(name, signs) == n) return DTASK_OK;
@@ -34,7 +34,7 @@ static void release(dtask_app *app) {
 
 dtask_err dtask_open(const char *name, const char *url, const char *const *opts, dtask_app **out) {
     if (!out) return dti_fail(DTASK_EARGS, "dtask_open needs a place for the app.");
-    dtask_err err = check_name(name);
+    dtask_err err = dti_app_name_check(name);
     if (err) return err;
     dtask_app *app = calloc(1, sizeof *app);
     if (!app) return dti_fail(DTASK_ENOMEM, "No memory for an app.");

@@ -78,6 +78,7 @@ struct dtask_app {
     dti_bell *bells[8];          // idle ones
     unsigned nbells;
 };
+dtask_err dti_app_name_check(const char *name); // EARGS
 // 0, or EUSAGE: closed, or this process is a fork of the one that opened it.
 dtask_err dti_app_check(dtask_app *);
 void dti_app_hold(dtask_app *);

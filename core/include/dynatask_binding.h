@@ -17,9 +17,23 @@ enum {
 };
 
 /* The system type `dynatask.map`, which every worker serves: its arguments are
- * [type's name, common arguments.., [items]]; it spawns a child for each item,
- * with the item and the common arguments, and its result is the array of their
- * results, in order. A start of it is start_map. */
+ * [type, common arguments.., [items]]; it spawns a child for each item, with
+ * the item and the common arguments, and its result is the array of their
+ * results, in order. type: a name, or [name, option, value, ..] with the
+ * children's retries, timeout, priority, expires, may_fail, as texts; with
+ * may_fail a child without a result has nil in the array. A start of it is
+ * start_map. */
+
+/* ---- before an engine is opened ---------------------------------------------- */
+/* What dtask_open would refuse of name, URL and options; with has: also that
+ * the option types, wherever it was given, names only these n. Opens and makes
+ * nothing. EARGS. */
+DTASK_API dtask_err dtask_b_check(const char *app, const char *url, const char *const *opts, const char *const *has, size_t n);
+/* Checks a plugin and loads it: what dtask_worker_load would refuse, but for
+ * types that a worker has already. Lives as long as the process. */
+DTASK_API dtask_err dtask_b_plugin(const char *path, const dtask_plugin_v1 **out);
+/* The name of option i; NULL past the last. */
+DTASK_API const char *dtask_b_option(size_t i);
 
 /* ---- types ------------------------------------------------------------------ */
 /* A type as its language knows it. options: msgpack map of retries, timeout,

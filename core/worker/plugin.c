@@ -4,7 +4,7 @@
 // others, nor the folder it lies in (a sticky one is good enough, as for
 // /tmp, if the file is its owner's). It stays loaded as long as the process:
 // its handlers may still be on some stack when the worker is freed.
-#include "client/client.h"
+#include "worker/worker.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -81,18 +81,42 @@ static dtask_err check_plugin(const char *path, const dtask_plugin_v1 *plugin) {
     return n ? DTASK_OK : dti_fail(DTASK_EARGS, "The plugin %s has no handlers.", path);
 }
 
-dtask_err dtask_worker_load(dtask_worker *worker, const char *name) {
+// That each handler can be added to a worker that has none of its name.
+static dtask_err check_handlers(const dtask_plugin_v1 *plugin) {
+    dti_arena mem = {0};
+    dtask_err err = DTASK_OK;
+    for (const dtask_handler_v1 *h = plugin->handlers; !err && h->type; h++) {
+        dtask_b_type type = {.name = h->type, .version = 1, .signature = h->signature};
+        dti_hello_type published;
+        err = dti_handler_name_check(h->type);
+        if (!err) err = dti_type_publish(&mem, &type, &published);
+        for (const dtask_handler_v1 *o = plugin->handlers; !err && o < h; o++)
+            if (!strcmp(o->type, h->type)) err = dti_fail(DTASK_ECONFLICT, "The plugin %s has two handlers of the type %s.", plugin->name, h->type);
+    }
+    dti_arena_done(&mem);
+    return err;
+}
+
+dtask_err dtask_b_plugin(const char *name, const dtask_plugin_v1 **out) {
     char path[PATH_MAX];
     void *lib = NULL;
-    if (!worker || !name) return dti_fail(DTASK_EARGS, "dtask_worker_load needs a worker and a file.");
     dtask_err err = open_checked(name, path, &lib);
     if (err) return err;
     const dtask_plugin_v1 *plugin = dlsym(lib, "dtask_plugin");
-    if ((err = check_plugin(path, plugin))) {
+    if ((err = check_plugin(path, plugin)) || (err = check_handlers(plugin))) {
         dlclose(lib);
         return err;
     }
-    // From here it stays loaded: handlers that were added point into it.
+    // From here it stays loaded: handlers that are added point into it.
+    *out = plugin;
+    return DTASK_OK;
+}
+
+dtask_err dtask_worker_load(dtask_worker *worker, const char *name) {
+    if (!worker || !name) return dti_fail(DTASK_EARGS, "dtask_worker_load needs a worker and a file.");
+    const dtask_plugin_v1 *plugin;
+    dtask_err err = dtask_b_plugin(name, &plugin);
+    if (err) return err;
     for (const dtask_handler_v1 *h = plugin->handlers; !err && h->type; h++)
         err = dtask_worker_add(worker, h->type, h->signature, h->fn, NULL);
     return err;

@@ -97,28 +97,17 @@ dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker
     return err;
 }
 
+// Types that every worker serves.
+static bool of_library(const char *type) {
+    return !strncmp(type, "dynatask.", 9);
+}
+
 // ---- what it serves ---------------------------------------------------------------
 
 static dti_handler *handler_find(dtask_worker *w, const char *name) {
     for (size_t i = 0; i < w->nhandlers; i++)
         if (!strcmp(w->handlers[i]->name, name)) return w->handlers[i];
     return NULL;
-}
-
-// The option `types` names it, or names none.
-static bool chosen(const dtask_worker *w, const char *name) {
-    const char *list = w->conf.types;
-    size_t n = strlen(name);
-    if (!*list || !strncmp(name, "dynatask.", 9)) return true;
-    for (const char *at = list; at && *at;) {
-        while (*at == ' ' || *at == ',') at++;
-        const char *end = at + strcspn(at, ",");
-        size_t len = (size_t)(end - at);
-        while (len && at[len - 1] == ' ') len--;
-        if (len == n && !strncmp(at, name, n)) return true;
-        at = end;
-    }
-    return false;
 }
 
 static char *copy(const char *p, size_t n) {
@@ -181,14 +170,19 @@ dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkin
     h->pool = pool;
     h->fn = fn;
     h->arg = arg;
-    h->off = !chosen(w, h->name);
+    h->off = *w->conf.types && !of_library(h->name) && !dti_types_name(w->conf.types, h->name);
     if (out) *out = h;
     return DTASK_OK;
 }
 
+dtask_err dti_handler_name_check(const char *type) {
+    return of_library(type) ? dti_fail(DTASK_EARGS, "types whose name begins with dynatask. are the library's") : DTASK_OK;
+}
+
 dtask_err dtask_worker_add(dtask_worker *w, const char *type, const char *signature, dtask_fn *fn, void *arg) {
     if (!type || !fn) return dti_fail(DTASK_EARGS, "a handler needs a type's name and a function");
-    if (!strncmp(type, "dynatask.", 9)) return dti_fail(DTASK_EARGS, "types whose name begins with dynatask. are the library's");
+    dtask_err err = dti_handler_name_check(type);
+    if (err) return err;
     dtask_b_type t = {.name = type, .signature = signature};
     // What is not said about a C type is that it is C.
     static const char lang[] = "\x81\xa8language\xa1" "c";
@@ -410,11 +404,24 @@ dtask_err dti_worker_hello(dtask_worker *w) {
 
 // ---- start, run, stop, free -------------------------------------------------------------------
 
+// What the option `types` names is there.
+static dtask_err check_types(dtask_worker *w) {
+    const char **has = calloc(w->nhandlers + 1, sizeof *has);
+    if (!has) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    size_t n = 0;
+    for (size_t i = 0; i < w->nhandlers; i++)
+        if (!w->handlers[i]->absent && !of_library(w->handlers[i]->name)) has[n++] = w->handlers[i]->name;
+    dtask_err err = dti_types_check(w->conf.types, has, n);
+    free(has);
+    return err;
+}
+
 dtask_err dtask_worker_start(dtask_worker *w) {
     dtask_err err = dti_app_check(w->app);
     if (err) return err;
     if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
-    err = dti_worker_hello(w);
+    err = check_types(w);
+    if (!err) err = dti_worker_hello(w);
     if (err) {
         if (w->bell) w->engine->ops->bell_close(w->bell);
         w->bell = NULL;

@@ -14,6 +14,8 @@
 //   seats.c     a binding's handlers: pull items, push outcomes
 //   system.c    the task types that every worker serves
 //   join.c      ..of which one remembers occurrences of joined conditions
+//   preflight.c what can be checked before an engine is opened
+//   plugin.c    loads handler plugins
 //   worker.c    new, add, start, run, stop, free
 //
 // One lock, w->lock, guards everything that two threads see; it is held for
@@ -417,7 +419,15 @@ void dti_seat_forget(dtask_task *);          // L: the frame goes
 
 // handler.c
 dtask_err dti_args_fill(dti_buf *, const dti_claim *); // outputs put in their places
+dtask_err dti_fail_as(dtask_task *, dtask_err err, dtask_str map); // fails with this error map; returns err
 void dti_outcome_of(dtask_task *, dtask_err err, dti_outcome *out); // what a C handler's return means
+
+dtask_err dti_handler_name_check(const char *type); // EARGS: the library's own
+
+// preflight.c
+bool dti_types_name(const char *list, const char *type); // "a,b" names it
+// EARGS: the list names one that is not in `has`; says which are near.
+dtask_err dti_types_check(const char *list, const char *const *has, size_t n);
 
 // system.c
 dtask_err dti_system_add(dtask_worker *);

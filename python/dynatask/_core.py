@@ -122,6 +122,23 @@ class Call:
         return call, keep
 
 
+# ---- before an engine is opened ------------------------------------------------------
+
+
+def check(name: str, url: str | None, options: dict[str, str], served: Sequence[str]) -> None:
+    """What opening the app would refuse of its options, and that the option types names only what is served."""
+    opts, keep = Opts(options), [ffi.new("char[]", s.encode()) for s in served]
+    has = ffi.new("const char *[]", [*keep, _NULL])
+    _check(lib.dtask_b_check(name.encode(), _NULL if url is None else url.encode(), opts.pointer, has, len(served)))
+
+
+def plugin_types(path: str) -> list[str]:
+    """What a plugin has handlers for. Loads it, once for the process."""
+    out = ffi.new("const dtask_plugin_v1 **")
+    _check(lib.dtask_b_plugin(path.encode(), out))
+    return [_text(h.type) for h in itertools.takewhile(lambda h: h.type, (out[0].handlers[i] for i in itertools.count()))]
+
+
 # ---- app and jobs ---------------------------------------------------------------------
 
 

@@ -178,7 +178,7 @@ class App:
 
         slots: handlers at once, of plain functions, of coroutines and of C
         each; default: processors, for coroutines 256. types: serve only these;
-        a mapping gives each its slots. plugins: shared objects with C handlers.
+        a mapping gives each its slots. BadArguments: one of them has no handler here. plugins: shared objects with C handlers.
         processes=n: that many child processes, each with these slots.
         """
         return Worker(self, slots, types, plugins, options)
@@ -193,6 +193,11 @@ class App:
                 if self._engine is None:
                     self._engine = Engine(self.name, self.url, self.options)
         return self._engine
+
+    @property
+    def unopened(self) -> bool:
+        """Whether it is yet to be opened."""
+        return self._engine is None
 
     def known(self, core: TypeCore) -> None:
         """Before its first call: its name and options are in the store, unless a worker's are there."""

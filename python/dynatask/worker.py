@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from . import _core
 from . import options as opts
 from ._crew import Crew
 from .errors import BadArguments, UsageError
@@ -51,10 +53,14 @@ class Worker(With["Worker"]):
                 raise BadArguments(f"{what} is {value!r}: give a count from 1")
         if isinstance(types, str) or isinstance(plugins, str):
             raise BadArguments("types and plugins are lists of text")
+        served = [name for name, t in app.types.items() if t._core.served]
+        for plugin in plugins:
+            served += _core.plugin_types(os.fspath(plugin))
         for name in types:
-            if not plugins and name not in app.types:
-                raise BadArguments(f"the app {app.name} has no task type {name!r}; it has {', '.join(app.types) or 'none'}")
+            if name not in served:
+                raise BadArguments(_no_handler(app, name, served))
         self._app = app
+        self._served = served
         self._slots = slots
         self._types = types
         self._plugins = plugins
@@ -130,6 +136,8 @@ class Worker(With["Worker"]):
         self._started = True
         app = self._app
         options = {k: v for k, v in self._options.items() if k != "processes"}
+        if app.unopened:
+            _core.check(app.name, app.url, app.options, self._served)
         config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
         processes = self._options.get("processes", config["processes"])
         if not isinstance(processes, int) or processes < 0:
@@ -206,6 +214,18 @@ class Worker(With["Worker"]):
                 raise crew.error
         if self._processes is not None:
             self._processes.check()
+
+
+def _no_handler(app: App, name: object, served: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), served, 3)
+    what = f"types names {name!r}, for which a worker of the app {app.name} has no handler here: "
+    if near:
+        what += f"write {' or '.join(near)}, or add the handler"
+    elif name in app.types:
+        what += "it is declared as extern, so load its plugin with plugins=, or leave the name out"
+    else:
+        what += "add the handler or its plugin, or leave the name out"
+    return f"{what}; it has {', '.join(served[:50]) or 'none'}"
 
 
 class Working(With[None]):

@@ -235,6 +235,13 @@ def test_worker_reloads_changed_code(sh: Shell, worker) -> None:
     assert process.wait() == 0
 
 
+def test_a_worker_of_types_that_are_not_there(sh: Shell) -> None:
+    told = sh.refused("worker", "--types", "ad,greet")
+    assert "'ad'" in told and "write add" in told
+    assert "'ad'" in sh.refused("worker", "--slots", "ad=1")
+    assert not (sh.folder / "jobs.db").exists()
+
+
 # ---- check ---------------------------------------------------------------------------------
 def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
     (sh.folder / "dynatask.toml").write_text('slots = 3\nlease = "20s"\n')

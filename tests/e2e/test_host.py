@@ -94,7 +94,8 @@ def test_help_and_version() -> None:
         (["--app", "x", "--plugin", "nowhere.so"], "nowhere.so"),
         (["--app", "a b", "--plugin", "nowhere.so"], "a b"),
         (["--app", "x", "--plugin", "nowhere.so", "--slots", "many"], "slots"),
-        (["--app", "x", "--plugin", "nowhere.so", "--leese=1"], "LEESE"),
+        (["--app", "x", "--plugin", "nowhere.so", "--leese=1"], "no such option: --leese;"),
+        (["--app", "x", "--plugin", "nowhere.so", "--Max-Leese", "1"], "no such option: --Max-Leese;"),
         (["--app", "x", "--plugin", "nowhere.so", "--url", "nonsense"], "nonsense"),
     ],
 )
@@ -102,6 +103,34 @@ def test_usage(args: list[str], says: str, tmp_path: Path) -> None:
     shown = run(*args, cwd=tmp_path)
     assert shown.returncode == 2 and shown.stdout == ""
     assert shown.stderr.startswith("dynatask-worker: ") and shown.stderr.count("\n") == 1 and says in shown.stderr
+    assert not any(tmp_path.iterdir())  # nothing was opened
+
+
+@pytest.mark.parametrize("name", ["bad_signature", "no_plugin", "other_abi"])
+def test_a_bad_plugin_opens_nothing(name: str, plugin: Callable[..., str], tmp_path: Path) -> None:
+    shown = run("--app", "x", "--plugin", plugin("host"), "--plugin", plugin(name), cwd=tmp_path)
+    assert shown.returncode == 2 and shown.stdout == "" and shown.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_plugin_twice(plugin: Callable[..., str], tmp_path: Path) -> None:
+    shown = run("--app", "x", "--plugin", plugin("host"), "--plugin", plugin("host"), cwd=tmp_path)
+    assert shown.returncode == 2 and "until" in shown.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["option", "environment", "file"])
+def test_types_without_a_handler(where: str, plugin: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if where == "environment":
+        monkeypatch.setenv("DYNATASK_TYPES", "until, untli")
+    if where == "file":
+        (tmp_path / "dynatask.toml").write_text('types = "until, untli"\n')
+    before = list(tmp_path.iterdir())
+    words = ["--types", "until, untli"] if where == "option" else []
+    shown = run("--app", "x", "--plugin", plugin("host"), *words, cwd=tmp_path)
+    assert shown.returncode == 2 and shown.stdout == "" and shown.stderr.count("\n") == 1
+    assert 'names "untli", for which this worker has no handler: write until, ' in shown.stderr
+    assert list(tmp_path.iterdir()) == before
 
 
 def test_an_engine_out_of_reach(plugin: Callable[..., str]) -> None:

@@ -334,6 +334,42 @@ def test_malformed_worker_options(app: App) -> None:
                 pass
 
 
+@pytest.mark.parametrize("shape", [list, lambda names: dict.fromkeys(names, 1)], ids=["list", "slots of each"])
+def test_types_that_a_worker_has_no_handler_for(shape: Callable[[list[str]], Any], plugin: Callable[..., str], tmp_path: Path) -> None:
+    app = App("types", f"sqlite:{tmp_path}/jobs.db")
+
+    @app.task
+    def fetch() -> None: ...
+
+    @app.extern()
+    def elsewhere() -> None: ...
+
+    for wrong, says in (("fecth", "write fetch"), ("elsewhere", "extern"), ("until_", "write until")):
+        with pytest.raises(BadArguments) as caught:
+            app.worker(types=shape(["fetch", wrong]), plugins=[plugin("host")])
+        said(caught.value, repr(wrong), says, "it has fetch, until")
+    assert not (tmp_path / "jobs.db").exists()
+    with app.worker(types=shape(["fetch", "until"]), plugins=[plugin("host")]):
+        fetch.start().result()
+
+
+def test_types_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = App("types", f"sqlite:{tmp_path}/jobs.db")
+
+    @app.task
+    def fetch() -> None: ...
+
+    monkeypatch.setenv("DYNATASK_TYPES", "fetch,parse")
+    with pytest.raises(BadArguments) as caught, app.worker():
+        pass
+    said(caught.value, '"parse"', "it has fetch")
+    assert not (tmp_path / "jobs.db").exists()
+    touch(app)  # an open one
+    with pytest.raises(BadArguments) as caught, app.worker():
+        pass
+    said(caught.value, '"parse"', "it has fetch")
+
+
 def test_malformed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNATASK_LEASE", "soon")
     with pytest.raises(BadArguments) as caught:
