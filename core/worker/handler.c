@@ -75,17 +75,8 @@ dtask_err dtask_done(dtask_task *f, const char *fmt, ...) {
     return DTASK_OK;
 }
 
-// Keeps the error map for the outcome.
-static void say_error(dtask_task *f, dtask_err err, const char *type, const char *text) {
-    dti_buf map = {0};
-    char message[1024];
-    snprintf(message, sizeof message, "%s", text);
-    dti_mp_put_strz(&map, message);
-    if (dti_mp_check(dti_str(map.p, map.n), "the message")) // no UTF-8: its odd bytes go
-        for (char *p = message; *p; p++)
-            if (*p & 0x80) *p = '?';
-    map.n = 0;
-    dti_error_put(&map, type, dti_strz(message), "c");
+// For the outcome; takes the map.
+static void keep_error(dtask_task *f, dtask_err err, dti_buf map) {
     pthread_mutex_lock(&f->w->lock);
     if (f->given_up) {
         dti_buf_done(&map);
@@ -97,6 +88,19 @@ static void say_error(dtask_task *f, dtask_err err, const char *type, const char
     pthread_mutex_unlock(&f->w->lock);
 }
 
+static void say_error(dtask_task *f, dtask_err err, const char *type, const char *text) {
+    dti_buf map = {0};
+    char message[1024];
+    snprintf(message, sizeof message, "%s", text);
+    dti_mp_put_strz(&map, message);
+    if (dti_mp_check(dti_str(map.p, map.n), "the message")) // no UTF-8: its odd bytes go
+        for (char *p = message; *p; p++)
+            if (*p & 0x80) *p = '?';
+    map.n = 0;
+    dti_error_put(&map, type, dti_strz(message), "c");
+    keep_error(f, err, map);
+}
+
 dtask_err dtask_fail(dtask_task *f, dtask_err err, const char *printf_fmt, ...) {
     char text[1024];
     va_list ap;
@@ -106,6 +110,13 @@ dtask_err dtask_fail(dtask_task *f, dtask_err err, const char *printf_fmt, ...) 
     if (err >= DTASK_OK) err = DTASK_EFAILED; // no error code: a failure is one all the same
     say_error(f, err, dtask_err_name(err), text);
     return dti_fail(err, "%s", text);
+}
+
+dtask_err dti_fail_as(dtask_task *f, dtask_err err, dtask_str error) {
+    dti_buf map = {0};
+    if (!dti_buf_add(&map, error.p, error.n)) return dti_fail(DTASK_ENOMEM, "no memory for an error");
+    keep_error(f, err, map);
+    return dti_fail_map(err, error);
 }
 
 dtask_err dtask_retry(dtask_task *f, int after_ms) {

@@ -7,23 +7,53 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 4096 };            // children of one batch
+enum { PAGE = 4096, MAP_WORDS_MAX = 11 }; // children of one batch; a name and five options
 
 // ---- map: [type, common args.., items] -> the results in order --------------------
+// type: its name, or [name, option, value, ..] with options of the children.
 
 typedef struct {
-    char *type;
+    char **words;                // the name, then the children's options; NULL at the end
+    bool may_fail;               // one of the options
     uint32_t ncommon;
     dtask_str common;            // values, one after the other
     dti_mp items; uint32_t n;
 } mapping;
 
+// What only a job or a single child has is no option of many.
+static dtask_err map_option(mapping *m, const char *name, const char *value) {
+    static const char *const names[] = {"retries", "timeout", "priority", "expires", "may_fail"};
+    if (!strcmp(name, "may_fail") && !dti_text_bool(value, &m->may_fail))
+        return dti_fail(DTASK_EFATAL, "The option may_fail of " DTI_SYS_MAP " cannot be \"%.100s\": give true or false.", value);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], name)) return DTASK_OK;
+    return dti_fail(DTASK_EFATAL, "The children of " DTI_SYS_MAP " have no option \"%.100s\": there are retries timeout priority expires may_fail.", name);
+}
+
+static dtask_err map_words(dti_mp *at, mapping *m) {
+    dti_mpval v;
+    uint32_t n = 1;
+    dtask_err wrong = dti_fail(DTASK_EFATAL, DTI_SYS_MAP " takes a type's name, alone or in an array with names and values of options");
+    if (!dti_mp_next(at, &v)) return wrong;
+    bool many = v.kind == DTI_MP_ARRAY;
+    if (many) n = v.n;
+    if (n % 2 == 0 || n > MAP_WORDS_MAX || !(m->words = calloc(n + 1, sizeof *m->words))) return wrong;
+    for (uint32_t i = 0; i < n; i++) {
+        if ((many && !dti_mp_next(at, &v)) || v.kind != DTI_MP_STR || memchr(v.s.p, 0, v.s.n)) return wrong;
+        if (!(m->words[i] = strndup(v.s.p, v.s.n))) return dti_fail(DTASK_ENOMEM, "no memory for a map");
+    }
+    dtask_err err = DTASK_OK;
+    for (uint32_t i = 1; i < n && !err; i += 2) err = map_option(m, m->words[i], m->words[i + 1]);
+    return err;
+}
+
 static dtask_err map_args(dtask_str args, mapping *m) {
     dti_mp at = dti_mp_of(args);
-    dti_mpval head, type, items;
+    dti_mpval head, items;
     dtask_err wrong = dti_fail(DTASK_EFATAL, DTI_SYS_MAP " takes a type, common arguments, and an array of items");
     if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || head.n < 2) return wrong;
-    if (!dti_mp_next(&at, &type) || type.kind != DTI_MP_STR) return wrong;
+    dtask_err err = map_words(&at, m);
+    if (err) return err;
     m->ncommon = head.n - 2;
     m->common.p = at.p;
     for (uint32_t i = 0; i < m->ncommon; i++) dti_mp_skip(&at, NULL);
@@ -31,8 +61,7 @@ static dtask_err map_args(dtask_str args, mapping *m) {
     if (!dti_mp_next(&at, &items) || items.kind != DTI_MP_ARRAY) return wrong;
     m->items = at;
     m->n = items.n;
-    m->type = strndup(type.s.p, type.s.n);
-    return m->type ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a type's name");
+    return DTASK_OK;
 }
 
 static dtask_err spawn_page(dtask_task *f, mapping *m, uint32_t n, dtask_child **out) {
@@ -51,11 +80,46 @@ static dtask_err spawn_page(dtask_task *f, mapping *m, uint32_t n, dtask_child *
     dtask_err err = bytes.failed ? dti_fail(DTASK_ENOMEM, "no memory for a page of children") : DTASK_OK;
     const char *p = bytes.p;
     for (uint32_t i = 0; i < n; p += args[i++].n) args[i].p = p;
-    dtask_b_call call = {.type = m->type};
+    dtask_b_call call = {.type = m->words[0], .opts = (const char *const *)(m->words + 1)};
     if (!err) err = dti_spawn_many(f, &call, args, n, out);
     dti_buf_done(&bytes);
     free(args);
     return err;
+}
+
+static bool is_bad_end(dtask_err err) {
+    return err == DTASK_EFAILED || err == DTASK_ECANCELLED || err == DTASK_ESKIPPED;
+}
+
+// The results of children that may fail: nil where there is none.
+static dtask_err put_each(dtask_child *page, uint32_t n, dti_buf *all) {
+    dtask_err err = DTASK_OK;
+    for (uint32_t i = 0; i < n && !err; i++) {
+        dtask_child *one;
+        dtask_str value = {0};
+        if ((err = dtask_child_at(page, i, &one))) break;
+        err = dti_child_outcome(one, true, &value);
+        if (is_bad_end(err)) value.n = 0, err = DTASK_OK;
+        if (value.n) dti_buf_add(all, value.p, value.n);
+        else dti_mp_put_nil(all);
+        dtask_child_free(one);
+    }
+    return err;
+}
+
+static dtask_err put_page(dtask_task *f, dtask_child *page, uint32_t n, bool may_fail, dti_buf *all) {
+    dtask_str values;
+    dtask_err err = dti_child_outcome(page, true, &values);
+    if (is_bad_end(err) && may_fail) return put_each(page, n, all);
+    if (err) return err == DTASK_EFAILED && values.n ? dti_fail_as(f, err, values) : err;
+    dti_mp at = dti_mp_of(values);
+    dti_mpval head;
+    if (dti_mp_next(&at, &head)) dti_buf_add(all, at.p, (size_t)(at.end - at.p));
+    return DTASK_OK;
+}
+
+static uint32_t page_size(const mapping *m, uint32_t page) {
+    return m->n - page * PAGE < PAGE ? m->n - page * PAGE : PAGE;
 }
 
 static dtask_err run_map(dtask_task *f, void *arg) {
@@ -65,17 +129,13 @@ static dtask_err run_map(dtask_task *f, void *arg) {
     uint32_t npages = (m.n + PAGE - 1) / PAGE;
     dtask_child **pages = err ? NULL : calloc(npages + 1, sizeof *pages);
     if (!err && !pages) err = dti_fail(DTASK_ENOMEM, "no memory for the pages of a map");
-    for (uint32_t i = 0; i < npages && !err; i++) err = spawn_page(f, &m, i + 1 < npages ? PAGE : m.n - i * PAGE, &pages[i]);
+    for (uint32_t i = 0; i < npages && !err; i++) err = spawn_page(f, &m, page_size(&m, i), &pages[i]);
     if (!err) err = dtask_wait(f, NULL, -1);
+    if (err == DTASK_EFAILED) err = DTASK_OK; // the pages say more
     dti_buf all = {0};
     if (!err) dti_mp_put_array(&all, m.n);
     for (uint32_t i = 0; i < npages && !err; i++) {
-        dtask_str page;
-        err = dti_child_outcome(pages[i], true, &page);
-        if (err && page.n) err = dti_fail_map(err, page);
-        dti_mp at = dti_mp_of(page);
-        dti_mpval head;
-        if (!err && dti_mp_next(&at, &head)) dti_buf_add(&all, at.p, (size_t)(at.end - at.p));
+        err = put_page(f, pages[i], page_size(&m, i), m.may_fail, &all);
         dtask_child_free(pages[i]);
         pages[i] = NULL;
     }
@@ -83,7 +143,8 @@ static dtask_err run_map(dtask_task *f, void *arg) {
     if (!err) err = dtask_done(f, "v", dti_str(all.p, all.n));
     dti_buf_done(&all);
     free(pages);
-    free(m.type);
+    for (char **w = m.words; w && *w; w++) free(*w);
+    free(m.words);
     return err;
 }
 

@@ -25,6 +25,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
@@ -232,12 +233,18 @@ class Shape:
         self.result: Any = hints.get("return", Any)
         self.result_decoder = codec.decoder(self.result)
         self.list_decoder = codec.decoder(list[self.result])
+        self._codec = codec
         self._exact = [t if t in (int, str, bytes, bool, float) else None for t in self.types]
         self._one_by_one = [codec.decoder(t) for t in self.types]
         self._decoders: dict[int, msgspec.msgpack.Decoder[Any]] = {}
         self._star_decoder = codec.decoder(hints.get(self._star, Any)) if self._star else None
         self._stars_decoder = codec.decoder(dict[str, hints.get(self._stars, Any)]) if self._stars else None
         self._plain = not (self._star or self._stars or self.keywords)
+
+    @cached_property
+    def gaps_decoder(self) -> msgspec.msgpack.Decoder[Any]:
+        """As list_decoder, with None where there is no result."""
+        return self._codec.decoder(list[Union[self.result, None]])
 
     @property
     def signature(self) -> str | None:

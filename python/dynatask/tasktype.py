@@ -24,7 +24,6 @@ from .options import CallOptions
 from .scope import joined
 
 if TYPE_CHECKING:
-    import msgspec
     from typing_extensions import Self, Unpack
 
 __all__ = ["AsyncTaskType", "SyncTaskType", "TaskType"]
@@ -33,7 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 
-_MAP = "dynatask.map"  # which every worker's core serves: [type, common arguments.., items]
+_MAP = "dynatask.map"  # which every worker's core serves: [type and options, common arguments.., items]
+_OF_CHILDREN = ("retries", "timeout", "expires", "may_fail", "priority")  # what a map's options say of each child
 _CHUNK = 1000  # children that one call of the core takes
 
 
@@ -88,7 +88,12 @@ class TaskType(Generic[P, R]):
         return await in_thread(partial(self._begin, *self._packed_start(a, k)))
 
     def start_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
-        """A job with one child for each item; its result is the list of theirs, in order. Blocks as start."""
+        """A job with one child for each item; its result is the list of theirs, in order. Blocks as start.
+
+        Of using(..), id, tags, delay and at are the job's; retries, timeout and
+        expires each child's; priority both's. If a child fails the job does,
+        with ChildrenFailed; with may_fail=True its place in the list is None.
+        """
         return self._begin_map(*self._packed_map(items, common))
 
     async def astart_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
@@ -162,21 +167,21 @@ class TaskType(Generic[P, R]):
     def _packed_start(self, a: tuple[Any, ...], k: dict[str, Any]) -> tuple[Call, bytes, bytes]:
         shape = self._core.shape
         args, hashed = shape.pack(shape.bind(a, k))
-        return self._start_call(self._core.name, args, hashed), args, hashed
+        return self._start_call(self._core.name, self._how.opts, args, hashed), args, hashed
 
-    def _start_call(self, type: str, args: bytes, hashed: bytes) -> Call:
+    def _start_call(self, type: str, options: dict[str, str], args: bytes, hashed: bytes) -> Call:
         """The call of a start; in a handler with an id that a re-run draws again."""
         how = self._how
         for name in ("key", "after", "may_fail"):
-            if name in how.options:
+            if name in (options if name == "may_fail" else how.options):
                 raise BadArguments(f"{name} is of a child: start takes id, delay, at, priority, retries, timeout, expires, tags")
         frame = current()
         if frame is None or "id" in how.options:
-            return how.call if type == self._core.name else Call(type, how.opts)
+            return how.call if options is how.opts else Call(type, options)
         here("start")
         known = blake2b(b"%b\0%b" % (type.encode(), hashed or args), digest_size=16).digest()
         seed = b"%b\0%b\0%d" % (frame.context["id"].encode(), known, frame.start_count(known))
-        return Call(type, {**how.opts, "id": "s-" + blake2b(seed, digest_size=12).hexdigest()})
+        return Call(type, {**options, "id": "s-" + blake2b(seed, digest_size=12).hexdigest()})
 
     def _begin(self, call: Call, args: bytes, hashed: bytes) -> Job[R]:
         core = self._core
@@ -193,18 +198,20 @@ class TaskType(Generic[P, R]):
             shape.pack(values)
             firsts.append(encode(values[0], f"{self.name}(): an item"))
             rest = rest or [encode(v, f"{self.name}(): an argument") for v in values[1:]]
-        parts = [encode(self.name, "the name"), *rest, array_head(len(firsts)), *firsts]
+        given = self._how.opts
+        words = [self.name, *(word for name in _OF_CHILDREN if name in given for word in (name, given[name]))]
+        kind = encode(words if len(words) > 1 else self.name, "the type")
+        parts = [kind, *rest, array_head(len(firsts)), *firsts]
         args = array_head(2 + len(rest)) + b"".join(parts)
-        return self._start_call(_MAP, args, b""), args, b""
+        own = {name: value for name, value in given.items() if name == "priority" or name not in _OF_CHILDREN}
+        return self._start_call(_MAP, own, args, b""), args, b""
 
     def _begin_map(self, call: Call, args: bytes, hashed: bytes) -> Job[list[R]]:
         core = self._core
         core.app.known(core)
         job = core.app.engine.start(call, args, hashed)
-        return Job(core.app, self._list_decoder(), job.id, job)
-
-    def _list_decoder(self) -> msgspec.msgpack.Decoder[Any]:
-        return self._core.shape.list_decoder
+        may_fail = self._how.options.get("may_fail", False)
+        return Job(core.app, core.shape.gaps_decoder if may_fail else core.shape.list_decoder, job.id, job)
 
     def _map_range(self, items: range, common: dict[str, Any]) -> Batch[R] | None:
         """Its children, made by the core; None: the first parameter takes no int, or calls differ in more."""

@@ -1,10 +1,13 @@
 """The verbs of a task type: call, start, spawn, map, starmap, start_map, run, using."""
 
+import asyncio
 import threading
+import time
+from typing import Any
 
 import pytest
 
-from dynatask import App, BadArguments, Batch, Job, NotInTask, Task, context
+from dynatask import App, BadArguments, Batch, ChildrenFailed, Job, NotInTask, Task, context
 
 
 def test_call_is_a_plain_call_without_a_worker(app: App) -> None:
@@ -312,3 +315,121 @@ def test_two_types_of_one_name_are_refused(app: App) -> None:
             return 2
 
     assert one() == 1
+
+
+# ---- start_map: whose the options are --------------------------------------------
+
+
+def until_added(job: Job[Any], count: int) -> None:
+    assert any(info.counts.added == count for info in job)
+
+
+def test_start_map_retries_each_child(app: App) -> None:
+    @app.task(backoff=0)
+    def flaky(n: int) -> int:
+        attempt = context().attempt
+        if attempt <= n:
+            raise ValueError(f"attempt {attempt}")
+        return attempt
+
+    with app.worker(slots=2):
+        job = flaky.using(retries=2).start_map([0, 1, 2])
+        assert job.result() == [1, 2, 3]
+        assert job.tree().attempt == 1  # the job's own task has nothing to retry
+        short = flaky.using(retries=1).start_map([0, 3])
+        failed = short.error()
+        assert isinstance(failed, ChildrenFailed) and "1 of 2 children" in failed.message
+        assert [child.attempt for child in short.tree().children] == [1, 2]
+
+
+def test_start_map_gives_each_child_its_timeout(app: App) -> None:
+    @app.task
+    async def slow(n: int) -> int:
+        await asyncio.sleep(60 * n)
+        return n
+
+    with app.worker():
+        job = slow.using(timeout=0.05).start_map([0, 1])
+        assert isinstance(job.error(), ChildrenFailed)
+        assert [child.error and child.error.type for child in job.tree().children] == [None, "TimeoutError"]
+
+
+def test_start_map_with_a_priority(app: App) -> None:
+    ran: list[str] = []
+
+    @app.task
+    def note(what: str) -> None:
+        ran.append(what)
+
+    @app.task
+    def gate() -> None:
+        pass
+
+    low = note.using(priority=-2).start_map([f"low {i}" for i in range(40)])
+    high = note.using(priority=2).start_map([f"high {i}" for i in range(40)])
+    for job in (low, high):  # the jobs' own tasks first: so all children are ready before one runs
+        with app.worker(types=["gate"]) as worker:
+            until_added(job, 41)
+            worker.stop()
+    with app.worker(slots=1, prefetch=0):
+        low.result(), high.result()
+    first = ran[:30]
+    assert sum(what.startswith("high") for what in first) > 25, first
+
+
+def test_start_map_whose_children_may_fail(app: App) -> None:
+    @app.task
+    def half(n: int) -> int:
+        if n % 2:
+            raise ValueError(n)
+        return n // 2
+
+    with app.worker(slots=2):
+        job = half.using(may_fail=True, tags={"a": "b"}).start_map(range(9))
+        assert job.result() == [0, None, 1, None, 2, None, 3, None, 4]
+        info = job.info()
+        assert (info.state, info.counts.failed, info.tags) == ("succeeded", 4, {"a": "b"})
+        assert half.using(may_fail=True).start_map([2, 4]).result() == [1, 2]
+        assert half.using(may_fail=True).start_map([]).result() == []
+
+
+def test_start_map_many_of_which_some_may_fail(app: App) -> None:
+    @app.task
+    def odd(n: int) -> int:
+        if n % 1000 == 0:
+            raise ValueError(n)
+        return n
+
+    with app.worker(slots=2):
+        got = odd.using(may_fail=True).start_map(range(5000)).result()
+    assert got == [n if n % 1000 else None for n in range(5000)]
+
+
+def test_start_map_children_expire(app: App) -> None:
+    @app.task
+    def late(n: int) -> int:
+        return n
+
+    @app.task
+    def gate() -> None: ...
+
+    job = late.using(expires=0.001).start_map([1, 2])
+    with app.worker(types=["gate"]) as worker:  # runs the job's own task only
+        until_added(job, 3)
+        worker.stop()
+    time.sleep(0.01)
+    with app.worker():
+        failed = job.error()
+    assert failed is not None and job.info().counts.skipped == 2
+
+
+def test_start_map_refuses_what_many_cannot_share(app: App) -> None:
+    @app.task
+    def one(n: int) -> int:
+        return n
+
+    for options in ({"key": "k"}, {"after": []}):
+        with pytest.raises(BadArguments, match=next(iter(options))):
+            one.using(**options).start_map([1])  # type: ignore[arg-type]
+    with pytest.raises(BadArguments, match="may_fail"):
+        one.using(may_fail=True).start(1)
