@@ -25,17 +25,12 @@ def totals(line: str) -> dict[str, str]:
 
 
 class Demo:
-    """examples/survey/demo.py in a process of its own, its output read as it comes."""
+    """The demo in a process of its own, its output read as it comes: script/demo, or the program that it runs."""
 
-    def __init__(self, folder: str, db: Path) -> None:
+    def __init__(self, folder: str, db: Path, script: bool) -> None:
+        command = [str(ROOT / "script/demo"), folder] if script else [sys.executable, str(ROOT / "examples/survey/demo.py"), folder]
         self.env = os.environ | {"DYNATASK_URL": f"sqlite:{db}", "DTASK_BUILD": str(BUILD), "NO_COLOR": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples/survey/demo.py"), folder, "--db", str(db)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self.env,
-            start_new_session=True,
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.env, start_new_session=True)
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
@@ -98,8 +93,8 @@ class Demo:
 def demo(tmp_path: Path):
     running: list[Demo] = []
 
-    def start(folder: str) -> Demo:
-        running.append(Demo(folder, tmp_path / "jobs.db"))
+    def start(folder: str, *, script: bool = False) -> Demo:
+        running.append(Demo(folder, tmp_path / "jobs.db", script))
         return running[-1]
 
     yield start
@@ -136,7 +131,7 @@ def test_undisturbed(demo, folder: str, expected: dict[str, str]) -> None:
 def test_killed(demo, folder: str, expected: dict[str, str], names: list[str]) -> None:
     share = random.uniform(0.2, 0.8)
     print(f"killed at {share:.0%}")
-    survey = demo(folder)
+    survey = demo(folder, script=True)
     pids = {name: int(survey.until(rf"^{name} worker: pid (\d+)")[1]) for name in names}
     survey.until_done(share)
     for pid in pids.values():
