@@ -97,9 +97,8 @@ static void extras_free(dtask_task *f) {
 
 // ---- the end of a message ---------------------------------------------------------
 
-typedef struct { dtask_task **v; size_t n, cap; } frames; // whose mail goes on in the log
-
-static void read_on(frames *more, dtask_task *f) {
+// Its mail goes on in the log.
+static void read_on(dti_frames *more, dtask_task *f) {
     if (dti_grow(&more->v, more->n, &more->cap, sizeof *more->v)) {
         more->v[more->n++] = f;
         f->flying = true;        // holds it, and its outbox, until it is read
@@ -109,7 +108,7 @@ static void read_on(frames *more, dtask_task *f) {
 }
 
 // The row runs (again); its mail is here, or the first of it.
-static void woken(dtask_task *f, const dti_mail *mails, uint32_t n, bool more, uint32_t logn, frames *rest) {
+static void woken(dtask_task *f, const dti_mail *mails, uint32_t n, bool more, uint32_t logn, dti_frames *rest) {
     f->was_parked = false;
     dti_deliver(f, mails, n);
     if (!more && f->logread < logn) f->logread = logn;
@@ -157,7 +156,7 @@ static void parked(dtask_task *f) {
     drop_beyond(w);
 }
 
-static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, frames *rest) {
+static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, dti_frames *rest) {
     switch (m->end) {
     case DTI_END_NONE: return;
     case DTI_END_PARK: {
@@ -223,10 +222,11 @@ static void again_later(dtask_task *f, dti_flight *fl) {
     f->acks_sent = (dti_acks){0};
     if (!f->notes.n) f->notes = f->notes_sent, f->notes_sent = (dti_notes){0};
     if (!f->progress.n) f->progress = f->progress_sent, f->progress_sent = (dti_buf){0};
-    f->w->flush_at = dti_mono_us() + 100000;
+    dti_wait_untell(f);
+    f->w->flush_at = dti_mono_us() + DTI_AGAIN_US;
 }
 
-static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, frames *rest) {
+static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, dti_frames *rest) {
     dtask_task *f = fl->frame;
     dtask_worker *w = f->w;
     f->flying = false;
@@ -245,12 +245,12 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
         break;
     case DTI_FULL:
         if (!f->full_since) f->full_since = dti_mono_us();
+        again_later(f, fl);
         if (dti_mono_us() - f->full_since < w->app->conf.engine_timeout_us) {
-            again_later(f, fl);
             dti_out_add(f, false);
             return;
         }
-        refuse(f, fl, "EngineError", "the engine is full: it took none of this task's children within engine_timeout");
+        dti_frame_break(f, "the engine is full: it took none of this task's children within engine_timeout");
         break;
     case DTI_TOOBIG:
         refuse(f, fl, "TooBig", "the job has reached max_tasks, or max_depth, or its log is full: split it into jobs of their own");
@@ -276,7 +276,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
 
 // ---- wakes and claims ------------------------------------------------------------------
 
-static void wake(dtask_worker *w, const dti_wake *k, frames *rest) {
+static void wake(dtask_worker *w, const dti_wake *k, dti_frames *rest) {
     if (k->n <= w->got) return;
     w->got = k->n;
     dtask_task *f = dti_frame_find(w, k->job, k->ord);
@@ -329,21 +329,25 @@ static void claim(dtask_worker *w, const dti_claim *c) {
 }
 
 void dti_frames_void(dti_turnbox *box) {
+    dtask_worker *w = box->w;
     for (uint32_t i = 0; i < box->n; i++) {
         dti_flight *fl = &box->flights[i];
         fl->frame->flying = false;
         flight_drop(fl);
     }
     box->n = 0;
-    for (dtask_task *f = box->w->all, *next; f; f = next) {
+    for (size_t i = 0; i < w->unread.n; i++) w->unread.v[i]->flying = false;
+    w->unread.n = 0;
+    for (dtask_task *f = w->all, *next; f; f = next) {
         next = f->after;
-        dti_frame_lose(f);
+        if (f->lost) dti_frame_rest(f);
+        else dti_frame_lose(f);
     }
 }
 
 // ---- the rest of a frame's mail -----------------------------------------------------------
 
-static void read_rest(dtask_worker *w, dtask_task *f) {
+static dtask_err read_mail(dtask_worker *w, dtask_task *f) {
     dti_arena mem = {0};
     bool more = true;
     dtask_err err = DTASK_OK;
@@ -362,10 +366,43 @@ static void read_rest(dtask_worker *w, dtask_task *f) {
         pthread_mutex_unlock(&w->lock);
     }
     dti_arena_done(&mem);
-    // What was read is this attempt's only if the token still is.
-    dti_taskrow row = {0};
-    if (!err) err = dti_own_row(f, &row);
+    return err;
+}
+
+// L: the engine did not let its mail be read. Another look later, and past
+// engine_timeout its handler hears of it. False: now.
+static bool postpone(dtask_worker *w, dtask_task *f) {
+    int64_t now = dti_mono_us();
+    char why[300];
+    snprintf(why, sizeof why, "this task's mail could not be read within engine_timeout: %s", dtask_err_detail());
+    if (!f->unread_since) {
+        f->unread_since = now;
+        dti_frame_log(f, LOG_WARNING, "its mail cannot be read, it is tried again");
+    }
+    if (now - f->unread_since < w->app->conf.engine_timeout_us &&
+        dti_grow(&w->unread.v, w->unread.n, &w->unread.cap, sizeof *w->unread.v)) {
+        w->unread.v[w->unread.n++] = f;
+        w->unread_at = now + DTI_AGAIN_US;
+        return true;
+    }
+    dti_frame_break(f, why);
+    return false;
+}
+
+static void read_rest(dtask_worker *w, dtask_task *f) {
     pthread_mutex_lock(&w->lock);
+    bool wanted = !f->lost && !f->given_up && !f->cancelled && !f->unwind && !f->broken;
+    pthread_mutex_unlock(&w->lock);
+    dtask_err err = wanted ? read_mail(w, f) : DTASK_OK;
+    // What was read is this attempt's only if the token still is.
+    dti_taskrow row = {.open = 1};
+    if (!err && wanted) err = dti_own_row(f, &row);
+    pthread_mutex_lock(&w->lock);
+    if (err && err != DTASK_ELOST && !f->lost && !f->given_up && postpone(w, f)) {
+        pthread_mutex_unlock(&w->lock);
+        return;
+    }
+    f->unread_since = 0;
     if (!err && !row.open && f->mask & DTI_QUIET) f->quiet_now = true;
     f->flying = false;
     if (err == DTASK_ELOST) {
@@ -379,9 +416,17 @@ static void read_rest(dtask_worker *w, dtask_task *f) {
     pthread_mutex_unlock(&w->lock);
 }
 
+void dti_mail_again(dtask_worker *w) {
+    dti_frames rest = w->unread;
+    w->unread = (dti_frames){0};
+    w->unread_at = 0;
+    for (size_t i = 0; i < rest.n; i++) read_rest(w, rest.v[i]);
+    free(rest.v);
+}
+
 void dti_answers(dti_turnbox *box, dti_turn *t) {
     dtask_worker *w = box->w;
-    frames rest = {0};
+    dti_frames rest = {0};
     pthread_mutex_lock(&w->lock);
     for (uint32_t i = 0; i < box->n; i++) answered(&box->flights[i], &box->messages[i], &t->answers[i], &rest);
     for (uint32_t i = 0; i < t->nwakes; i++) wake(w, &t->wakes[i], &rest);

@@ -169,6 +169,7 @@ void dti_frame_rest(dtask_task *f) {
     free(f->own);
     free(f->keyed);
     free(f->seen);
+    free(f->broken);
     dti_buf_done(&f->value);
     dti_buf_done(&f->context);
     dti_buf_done(&f->progress);
@@ -344,6 +345,14 @@ static void fail(dtask_task *f, bool counted) {
     if (!w->due_at || f->retry_at < w->due_at) w->due_at = f->retry_at;
 }
 
+// Not all that it asked for was done, so whatever it returned is no success.
+static void fail_broken(dtask_task *f) {
+    f->value.n = 0;
+    dti_error_put(&f->value, "EngineError", dti_strz(f->broken), f->h->pool == DTI_POOL_C ? "c" : f->h->info->language);
+    f->retry_after_us = -1;
+    fail(f, true);
+}
+
 void dti_frame_end(dtask_task *f, dti_outcome what) {
     dti_frame_pause(f);
     f->live = false;
@@ -358,7 +367,10 @@ void dti_frame_end(dtask_task *f, dti_outcome what) {
     f->state = DTI_F_ENDING;
     if (f->given_up) return; // the outcome that counts is on its way
     f->stay = false;
-    switch (what) {
+    if (f->broken && (what == DTI_O_DONE || what == DTI_O_THEN)) {
+        fail_broken(f);
+        what = DTI_O_FAIL;
+    } else switch (what) {
     case DTI_O_DONE: dti_end_set(f, DTI_END_SUCCEED); break;
     case DTI_O_FAIL: fail(f, true); break;
     case DTI_O_RETRY: fail(f, !f->freed); break;
@@ -375,6 +387,36 @@ void dti_frame_end(dtask_task *f, dti_outcome what) {
     }
     if (what != DTI_O_UNWOUND) dti_wait_disarm(f);
     dti_out_add(f, true);
+}
+
+void dti_frame_break(dtask_task *f, const char *why) {
+    dtask_worker *w = f->w;
+    if (f->broken || f->given_up || f->lost) return;
+    char *text = strdup(why);
+    if (!text) {
+        dti_worker_fail(w, DTASK_ENOMEM, "no memory for an error: the worker gives everything back");
+        return;
+    }
+    f->broken = text;
+    dti_unsent_drop(f);
+    switch (f->state) {
+    case DTI_F_PARKED:
+        dti_queue_cut(&w->parked, f);
+        // fall through
+    case DTI_F_PARKING:
+        dti_frame_resume(f, DTASK_B_RESUME);
+        break;
+    case DTI_F_RUNNING:
+        if (f->stay || f->end == DTI_END_PARK) dti_frame_resume(f, DTASK_B_RESUME);
+        break;
+    case DTI_F_ENDING:
+        if (f->end == DTI_END_SUCCEED || f->end == DTI_END_BECOME) fail_broken(f);
+        break;
+    case DTI_F_QUEUED:
+    case DTI_F_WOKEN:
+        break;                   // its handler's next call says it
+    }
+    pthread_cond_broadcast(&w->moved);
 }
 
 void dti_frame_give_up(dtask_task *f, dti_endkind end) {
@@ -421,9 +463,14 @@ void dti_frame_log(const dtask_task *f, int level, const char *text) {
     dti_app_log(f->w->app, level, fields, "%s", text);
 }
 
+dtask_err dti_frame_broken(const dtask_task *f) {
+    const char *why = f->broken;
+    return why ? dti_fail(DTASK_EENGINE, "%s", why) : DTASK_OK;
+}
+
 dtask_err dti_frame_check(dtask_task *f) {
     dtask_err err = dti_app_check(f->w->app);
     if (err) return err;
     if (f->given_up || f->lost) return dti_fail(DTASK_ELOST, "this attempt is over: its outcome will be refused; return");
-    return DTASK_OK;
+    return dti_frame_broken(f);
 }

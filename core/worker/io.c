@@ -2,9 +2,10 @@
 // claims and outcomes. One turn is in flight, the next gathers meanwhile; so
 // light load is fast and heavy load makes its batches by itself.
 //
-// Guaranteed: a turn is resent, byte for byte, until it is answered; a worker
-// whose lease may have lapsed drops all its frames before it goes on (it
-// fences itself); an idle worker sleeps on its bell and looks once a second.
+// Guaranteed: a turn is resent, byte for byte, until it is answered, or the
+// worker ends past engine_timeout; one whose lease may have lapsed drops all
+// its frames before it goes on (it fences itself); an idle worker sleeps on
+// its bell and looks once a second.
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -262,17 +263,33 @@ static void new_life(io *t) {
     dry_none(w);
 }
 
-// Whether a turn that failed may be sent again; else the lease is over.
-static bool still_alive(io *t, dtask_err err) {
+// A turn failed: true if it is to be sent again. Meanwhile stops are heard,
+// and attempts time out. Past the lease it is a new life's turn; the worker
+// ends past engine_timeout, or when it is stopped and its grace is over.
+static bool send_again(io *t, dtask_err err) {
     dtask_worker *w = t->w;
     int64_t now = dti_mono_us();
+    char why[sizeof w->why_text];
+    snprintf(why, sizeof why, "%s", dtask_err_detail());
     if (!t->failing) {
         t->failing = now;
-        dti_app_log(w->app, LOG_ERR, NULL, "the engine failed, the turn is sent again: %s: %s", dtask_err_name(err), dtask_err_detail());
+        dti_app_log(w->app, LOG_ERR, NULL, "the engine failed, the turn is sent again: %s: %s", dtask_err_name(err), why);
     }
-    if (now - w->alive_at > w->conf.lease_us) return false;
-    int64_t wait = now - t->failing < 100000 ? 5 : 200;
-    poll(NULL, 0, (int)wait);
+    pthread_mutex_lock(&w->lock);
+    bool done = stage(t, now);   // nothing is held any more
+    if (done || w->hard || now - t->failing >= w->app->conf.engine_timeout_us) {
+        dti_frames_void(&t->box);
+        if (!done) dti_worker_fail(w, err, why);
+        t->left = !done;
+        pthread_mutex_unlock(&w->lock);
+        return false;
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (now - w->alive_at > w->conf.lease_us) {
+        fence(t, "no turn went well for a whole lease");
+        return false;
+    }
+    poll(NULL, 0, now - t->failing < 100000 ? 5 : 200);
     return true;
 }
 
@@ -317,8 +334,7 @@ static void exchange(io *t, bool sweep) {
         w->engine->ops->call(w->engine, &t->reply, ops, n);
         if (sweep) swept(t, &ops[0], now);
         if (ops[n - 1].err) {
-            if (still_alive(t, ops[n - 1].err)) continue;
-            fence(t, "no turn went well for a whole lease");
+            if (send_again(t, ops[n - 1].err)) continue;
             return;
         }
         t->failing = 0;
@@ -394,6 +410,7 @@ static void sleep_until(io *t, int64_t at) {
 static bool io_round(io *t) {
     dtask_worker *w = t->w;
     int64_t now = dti_mono_us();
+    if (w->unread_at && now >= w->unread_at) dti_mail_again(w);
     pthread_mutex_lock(&w->lock);
     w->io_sleeps = false;
     if (stage(t, now) || t->left) {
@@ -415,6 +432,7 @@ static bool io_round(io *t) {
     earlier(&until, t->next_sweep);
     earlier(&until, w->flush_at);
     earlier(&until, w->limit_at);
+    earlier(&until, w->unread_at);
     earlier(&until, w->leaked_at ? w->leaked_at + DTI_LEAKED_US : 0);
     if (w->stopping && !w->hard) earlier(&until, w->grace_at);
     if (w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n)

@@ -354,6 +354,7 @@ dtask_err dtask_b_commit(dtask_worker *w, const dtask_b_outcome *outcomes, size_
 
 dtask_err dtask_b_await(dtask_task *f, dtask_child *const *children, size_t n, int flags, int64_t ms) {
     dtask_err err = dti_app_check(f->w->app);
+    if (!err) err = dti_frame_broken(f);
     return err ? err : dti_wait_arm(f, children, n, flags, ms, false);
 }
 

@@ -133,12 +133,12 @@ static bool wait_moved(dtask_worker *w, int64_t until) {
 static dtask_err wait_for_room(dtask_task *f) {
     dtask_worker *w = f->w;
     int64_t until = dti_mono_us() + w->app->conf.engine_timeout_us;
-    while (f->nunsent >= DTI_UNSENT_MAX && !f->lost && !f->given_up && !w->ended)
+    while (f->nunsent >= DTI_UNSENT_MAX && !f->lost && !f->given_up && !f->broken && !w->ended)
         if (!wait_moved(w, until))
             return dti_fail(DTASK_EENGINE, "%d children wait to be stored and the engine takes none for %.3g s", DTI_UNSENT_MAX,
                 (double)w->app->conf.engine_timeout_us / 1e6);
     if (f->lost || f->given_up || w->ended) return dti_fail(DTASK_ELOST, "this attempt is over: return");
-    return DTASK_OK;
+    return dti_frame_broken(f);
 }
 
 static void queue(dtask_task *f, dti_unsent *u) {
@@ -528,5 +528,5 @@ dtask_err dti_sync(dtask_task *f, dtask_child *c, uint64_t item) {
                 (double)w->app->conf.engine_timeout_us / 1e6);
     }
     pthread_mutex_unlock(&w->lock);
-    return err;
+    return err ? err : dti_frame_broken(f);
 }

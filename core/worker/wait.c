@@ -86,7 +86,7 @@ static bool holds(dti_wait *a, const dtask_task *f) {
 }
 
 bool dti_wait_holds(dtask_task *f) {
-    if (f->hit || f->cancelled || f->unwind || f->lost) return true;
+    if (f->hit || f->cancelled || f->unwind || f->lost || f->broken) return true;
     for (size_t i = 0; i < f->nwaits; i++)
         if (holds(&f->waits[i], f)) return true;
     return false;
@@ -243,6 +243,16 @@ bool dti_wait_tell(dtask_task *f, const dti_flight *fl, dti_arena *mem, const dt
     return all;
 }
 
+// To tell a child twice does no harm.
+void dti_wait_untell(dtask_task *f) {
+    for (dtask_child *c = f->kids; c; c = c->next) {
+        c->told = 0;
+        if (c->batch) c->batch->told_seg = c->batch->told_at = 0;
+    }
+    f->tell_wait = f->tell_kid = 0;
+    f->own_told = f->own_told_at = f->own_level = 0;
+}
+
 // ---- what comes back --------------------------------------------------------------------
 
 void dti_deliver(dtask_task *f, const dti_mail *mails, uint32_t n) {
@@ -296,6 +306,7 @@ static dtask_err park(dtask_task *f) {
     if (!err && f->unwind)
         return dti_fail(DTASK_EUNWIND, "this frame is dropped; the handler runs again when the wait is over: return EUNWIND");
     if (!err && f->cancelled) err = dti_fail(DTASK_ECANCELLED, "this task was asked to end");
+    if (!err) err = dti_frame_broken(f);
     pthread_mutex_lock(&w->lock);
     dti_wait_disarm(f);
     pthread_mutex_unlock(&w->lock);

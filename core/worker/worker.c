@@ -25,6 +25,7 @@ void dti_worker_gone(dtask_worker *w) {
         dti_frame_rest(f);
     }
     free(w->table);
+    free(w->unread.v);
     for (size_t i = 0; i < w->nhandlers; i++) {
         dti_handler *h = w->handlers[i];
         free(h->name);

@@ -48,6 +48,7 @@ enum {
     DTI_FLUSH_US = 1000,         // a spawn waits so long for company
     DTI_DEATHS_US = 250000,      // between two looks for dead workers
     DTI_LOOK_US = 1000000,       // between two looks for work, whatever the bell says
+    DTI_AGAIN_US = 100000,       // until what the engine refused is tried again
     DTI_STALE_US = 20000,        // a claim that waited so long goes to a hungry worker
     DTI_LEAKED_US = 2000000,     // all slots held by timed-out handlers so long: the worker ends
     DTI_FREED_MAX = 10000,       // attempts that are not counted
@@ -84,6 +85,8 @@ typedef struct {                 // of frames, by `next`
     dtask_task *first, *last;
     unsigned n;
 } dti_queue;
+
+typedef struct { dtask_task **v; size_t n, cap; } dti_frames;
 
 // ---- frames ----------------------------------------------------------------
 typedef enum {
@@ -124,6 +127,7 @@ struct dtask_task {
     bool unwind;                 // its stack is being dropped
     bool was_parked;             // its row is parked
     bool alone;                  // nothing may run beside it
+    _Atomic(char *) broken;      // malloc'ed: why the engine failed this attempt; it cannot succeed
     atomic_bool given_up;               // timed out or out of grace: its outcome is settled
     bool leaks;                  // ..and it holds its slot
     bool executing;              // counted in w->executing
@@ -150,7 +154,7 @@ struct dtask_task {
     bool end_flying;             // ..and it is this one that the turn in flight carries
     dti_parkhow how;
     bool retry, freed, unstarted;
-    int64_t retry_at, full_since;
+    int64_t retry_at, full_since, unread_since; // monotonic: the store is full; its mail cannot be read
     dti_buf value;               // result or error map
     dti_unsent *become;
     dtask_err said;              // what dtask_fail was given; value is its map
@@ -281,6 +285,7 @@ struct dtask_worker {
     int64_t limit_at;            // monotonic: first `timeout` to look at, 0 none
     int64_t due_at;              // wall clock: first due that we caused, 0 none
     int64_t leaked_at;           // monotonic: since when all slots of a pool are leaked
+    dti_frames unread; int64_t unread_at; // the I/O thread's: mail that could not be read; when to try again, 0 never
     bool io_sleeps;
     uint64_t bell_slots;         // in use
 
@@ -326,6 +331,7 @@ void dti_compose(dti_turnbox *);             // makes the children's records
 
 // answer.c
 void dti_answers(dti_turnbox *, dti_turn *);
+void dti_mail_again(dtask_worker *);         // reads what could not be read
 void dti_frames_void(dti_turnbox *);         // L: every token is void, and what is in flight too
 
 // frame.c
@@ -346,7 +352,11 @@ void dti_frame_give_back(dtask_task *);      // L: not begun: another may have i
 void dti_frame_expired(dtask_task *);        // L: outran its `timeout`
 void dti_put_task_id(dti_buf *, const dtask_task *, uint32_t ord); // "job/ord" as msgpack
 void dti_frame_log(const dtask_task *, int syslog_level, const char *text);
-dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: ELOST, EUSAGE
+dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: ELOST, EUSAGE, EENGINE
+dtask_err dti_frame_broken(const dtask_task *); // EENGINE, with why; else OK
+// L: what the engine did not do for it within engine_timeout will not be done:
+// calls not yet sent are dropped, its waits end, its handler gets EENGINE.
+void dti_frame_break(dtask_task *, const char *why);
 typedef enum {
     DTI_O_DONE, DTI_O_FAIL, DTI_O_FATAL, DTI_O_RETRY, DTI_O_CANCELLED, DTI_O_THEN, DTI_O_UNWOUND, DTI_O_SKIP
 } dti_outcome;
@@ -395,6 +405,7 @@ void dti_wait_park(dtask_task *, dti_parkhow); // L: queues the park
 void dti_wait_arms(dtask_task *);            // L: sets f->mask; at the time the message is made
 // L: the ranges to tell with this message; false: some are left for the next.
 bool dti_wait_tell(dtask_task *, const dti_flight *, dti_arena *, const dti_range **out, uint32_t *out_n);
+void dti_wait_untell(dtask_task *);          // L: the store did not hear what was told last
 int64_t dti_wait_due(const dtask_task *);    // L
 void dti_deliver(dtask_task *, const dti_mail *, uint32_t n); // L
 void dti_settle(dtask_task *);               // L: its row runs again: resume it, or park on

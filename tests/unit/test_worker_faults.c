@@ -2,6 +2,8 @@
 // fail, turns that fail for good, a store that is full.
 #include "worker_rig.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const ONE[] = {"slots", "1", NULL};
@@ -79,5 +81,243 @@ BOTH(worker_faults, a_cancel_behind_a_lost_park_waits_for_its_wake) {
     OK(rig_end(second, &n));
     FAILS(rig_end(first, &n), DTASK_ECANCELLED);
     cr_assert_eq(seen_others, 1, "it cleaned up while another had the permit");
+    rig_close(&r);
+}
+
+// ---- turns fail for good -----------------------------------------------------------
+
+static atomic_int failing;
+
+static void fail_turns(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    if (failing && ops[n - 1].kind == DTI_OP_TURN) fail_all(ops, n);
+    else rig_engine(e, mem, ops, n);
+}
+
+static gate begun = GATE;
+
+static dtask_err outlives(dtask_task *t, void *arg) {
+    (void)arg;
+    gate_open(&begun);           // its outcome is what cannot be sent
+    while (!failing && gate_at(&begun) == 1) rig_pause(1);
+    return dtask_done(t, "i", (int64_t)gate_at(&begun));
+}
+
+// Nothing but this ends the worker: neither lease nor engine_timeout.
+static void ends_by(const char *scheme, const char *lease, const char *timeout, bool stop) {
+    rig r;
+    int64_t n = 0;
+    setenv("DYNATASK_LEASE", lease, 1);
+    setenv("DYNATASK_ENGINE_TIMEOUT", timeout, 1);
+    rig_fault = fail_turns;
+    rig_handler handlers[] = {{"outlives", "n:i -> i", outlives}, {0}};
+    rig_open(&r, scheme, handlers, ONE);
+    dtask_job *job = rig_job(&r, "outlives", NULL, 0);
+    gate_wait(&begun, 1);
+    failing = 1;
+    if (stop) dtask_worker_stop(r.worker, 0);
+    FAILS(dtask_worker_run(r.worker), DTASK_EENGINE);
+    cr_assert(strstr(dtask_err_detail(), "no disk"), "%s", dtask_err_detail());
+    dtask_worker_free(r.worker);
+    failing = 0;
+    r.worker = rig_worker(&r, handlers, ONE); // has what it held
+    OK(dtask_worker_start(r.worker));
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 2);
+    rig_close(&r);
+}
+
+BOTH(worker_faults, a_stop_is_heard_while_turns_fail) {
+    ends_by(scheme, "600", "600", true);
+}
+
+BOTH(worker_faults, turns_fail_no_longer_than_engine_timeout) {
+    ends_by(scheme, "600", "1", false);
+}
+
+// ---- a frame's mail cannot be read --------------------------------------------------
+
+enum { FAN = 600 };              // more than come with one wake
+static atomic_int reads;
+static atomic_bool fan_done;
+
+// The fan's worker hears of its park once all of the children have ended.
+static void fail_reads(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    if (ops[0].kind == DTI_OP_READ && ops[0].read.what == DTI_READ_LOG && failing) {
+        reads++;
+        fail_all(ops, n);
+        return;
+    }
+    const dti_message *park = message_of(ops, n, DTI_END_PARK);
+    bool first = park && !fan_done;
+    uint64_t job = park ? park->job : 0;
+    rig_engine(e, mem, ops, n);
+    dti_arena other = {0};
+    while (first && !fan_done) {
+        dti_arena_reset(&other);
+        dti_op read = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .job = job, .id = dti_strz("fan")}};
+        rig_engine(e, &other, &read, 1);
+        fan_done = read.read.n && read.read.jobs[0].row.count[DTI_SUCCEEDED] == FAN;
+        rig_pause(1);
+    }
+    dti_arena_done(&other);
+}
+
+static gate fan_told = GATE;
+static dtask_err fan_err;
+static char fan_why[200];
+
+static dtask_err fan(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *all, *late;
+    dtask_err err = dtask_map(t, "add", NULL, &all, 0, FAN, "");
+    if (!err) err = dtask_spawn(t, "add", DTASK_OPTS("delay", "3600"), &late, "i", (int64_t)0); // so that all are told
+    if (!err) err = dtask_wait(t, all, -1);
+    fan_err = err;
+    snprintf(fan_why, sizeof fan_why, "%s", err ? dtask_err_detail() : "");
+    gate_open(&fan_told);
+    return err ? err : dtask_done(t, "i", (int64_t)FAN);
+}
+
+static void read_fan(const char *scheme, const char *timeout, int recovers) {
+    rig r;
+    int64_t n = 0;
+    setenv("DYNATASK_ENGINE_TIMEOUT", timeout, 1);
+    rig_fault = fail_reads;
+    rig_open(&r, scheme, (rig_handler[]){{"fan", "n:i -> i", fan}, {0}}, ONE);
+    dtask_worker *adds = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
+    OK(dtask_worker_start(adds));
+    failing = 1;
+    dtask_job *job = rig_job(&r, "fan", DTASK_OPTS("id", "fan"), 0);
+    while (recovers && reads < recovers) rig_pause(1);
+    if (recovers) failing = 0;
+    gate_wait(&fan_told, 1);
+    OK(dtask_job_control(job, "cancel")); // the delayed one
+    FAILS(rig_end(job, &n), DTASK_ECANCELLED);
+    rig_close(&r);
+    dtask_worker_free(adds);
+}
+
+BOTH(worker_faults, mail_that_cannot_be_read_is_told_to_the_handler) {
+    read_fan(scheme, "1", 0);
+    cr_assert_eq(fan_err, DTASK_EENGINE, "%s", dtask_err_name(fan_err));
+    cr_assert(strstr(fan_why, "no disk"), "%s", fan_why);
+    cr_assert_leq(reads, 12, "read %d times", (int)reads); // ten a second
+}
+
+BOTH(worker_faults, mail_is_read_once_it_can_be) {
+    read_fan(scheme, "600", 2);
+    OK(fan_err);
+}
+
+// ---- the store is full ---------------------------------------------------------------
+
+// Takes no children, but all else.
+static void refuse_children(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    dti_turn *t = &ops[n - 1].turn;
+    if (ops[n - 1].kind != DTI_OP_TURN || !failing || !t->nmessages) {
+        rig_engine(e, mem, ops, n);
+        return;
+    }
+    const dti_message *all = t->messages;
+    uint32_t nall = t->nmessages, taken = 0;
+    dti_message *some = dti_alloc(mem, nall * sizeof *some);
+    for (uint32_t i = 0; i < nall; i++)
+        if (!all[i].nchildren) some[taken++] = all[i];
+    t->messages = some;
+    t->nmessages = taken;
+    rig_engine(e, mem, ops, n);
+    t->messages = all;
+    t->nmessages = nall;
+    if (ops[n - 1].err || t->status != DTI_TURN_OK) return;
+    dti_answer *answers = dti_alloc0(mem, nall * sizeof *answers);
+    for (uint32_t i = 0, k = 0; i < nall; i++) {
+        if (!all[i].nchildren) answers[i] = t->answers[k++];
+        else answers[i].status = DTI_FULL, reads++;
+    }
+    t->answers = answers;
+}
+
+static gate full_told = GATE;
+static atomic_int attempts;
+
+// Waits for one of two, so that the park tells which, with the children.
+static dtask_err spawner(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t x = 0, y = 0, caught;
+    dtask_child *a, *b;
+    attempts++;
+    dtask_err err = dtask_args(t, "n:i", &caught);
+    if (!err) err = dtask_spawn(t, "add", NULL, &a, "i", (int64_t)1);
+    if (!err) err = dtask_spawn(t, "add", NULL, &b, "i", (int64_t)2);
+    if (!err) err = dtask_wait(t, a, -1);
+    if (err == DTASK_EENGINE) {
+        fan_err = err;
+        gate_open(&full_told);
+        cr_assert_eq(dtask_spawn(t, "add", NULL, &a, "i", (int64_t)1), DTASK_EENGINE);
+        cr_assert_eq(dtask_child_result(b, "i", &y), DTASK_EENGINE);
+        if (caught) err = dtask_done(t, "i", (int64_t)0); // a success without its children
+    }
+    if (err) return err;
+    if ((err = dtask_wait(t, b, -1)) || (err = dtask_child_result(a, "i", &x)) || (err = dtask_child_result(b, "i", &y))) return err;
+    return dtask_done(t, "i", x + y);
+}
+
+static dtask_err leaves(dtask_task *t, void *arg) { // without a wait
+    (void)arg;
+    dtask_child *a;
+    attempts++;
+    dtask_err err = dtask_spawn(t, "add", NULL, &a, "i", (int64_t)1);
+    return err ? err : dtask_done(t, "i", (int64_t)7);
+}
+
+static void open_full(rig *r, const char *scheme, const char *timeout) {
+    setenv("DYNATASK_ENGINE_TIMEOUT", timeout, 1);
+    rig_fault = refuse_children;
+    rig_open(r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"spawner", "n:i -> i; retries=1 backoff=0.01", spawner},
+        {"leaves", "n:i -> i", leaves}, {0}}, ONE);
+    failing = 1;
+}
+
+BOTH(worker_faults, a_full_store_frees_the_slot_and_is_asked_again) {
+    rig r;
+    int64_t n = 0;
+    open_full(&r, scheme, "600");
+    dtask_job *job = rig_job(&r, "spawner", NULL, 0);
+    while (reads < 2) rig_pause(1);
+    OK(rig_run(&r, "add", 5, &n)); // in the one slot there is
+    cr_assert_eq(n, 6);
+    failing = 0;
+    dtask_job *same;
+    OK(dtask_job_find(r.app, dtask_b_job_id(job), &same));
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 5);
+    cr_assert_eq(attempts, 1);
+    cr_assert_eq(rig_count(same, "added"), 3);
+    dtask_job_free(same);
+    rig_close(&r);
+}
+
+BOTH(worker_faults, a_store_that_stays_full_is_told_to_the_spawner) {
+    rig r;
+    int64_t n = 0;
+    open_full(&r, scheme, "1");
+    dtask_job *job = rig_job(&r, "spawner", NULL, 0);
+    gate_wait(&full_told, 1);
+    failing = 0;
+    OK(rig_end(job, &n));        // by its retry
+    cr_assert_eq(n, 5);
+    cr_assert_eq(attempts, 2);
+    rig_close(&r);
+}
+
+BOTH(worker_faults, a_store_that_stays_full_lets_no_spawner_succeed) {
+    rig r;
+    int64_t n = 0;
+    open_full(&r, scheme, "1");
+    FAILS(rig_run(&r, "spawner", 1, &n), DTASK_EFAILED); // that caught it, twice
+    cr_assert(strstr(dtask_err_detail(), "full"), "%s", dtask_err_detail());
+    cr_assert_eq(attempts, 2);
+    FAILS(rig_run(&r, "leaves", 0, &n), DTASK_EFAILED);
+    cr_assert(strstr(dtask_err_detail(), "full"), "%s", dtask_err_detail());
     rig_close(&r);
 }
