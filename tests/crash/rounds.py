@@ -16,6 +16,8 @@ After each round it is checked that
     no path that is not of the tree;
   - each kill cost less than 2 s of progress: the time from it until the next
     outcome is counted.
+A worker that ends by itself, or 60 s without progress, is a failure at once;
+of such a standstill stall.py first writes down what it sees.
 Prints a line of JSON for each round; the first line says the seed. Exit code
 1 at the first round that fails, whose files are kept. Any Python runs it: the
 package is taken from this checkout's .venv (script/setup makes it) where
@@ -36,6 +38,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import stall
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 INCLUDE = ROOT / "core" / "include"
@@ -43,6 +47,7 @@ VENV = ROOT / ".venv"
 sys.path.insert(0, str(HERE))
 
 GAP = 2.0  # seconds of progress that a kill may cost
+STALL = 60.0  # seconds without progress, after which nothing more is hoped for
 LIMIT = 300.0  # seconds for a round
 
 
@@ -117,12 +122,11 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
         moments = sorted(rng.randrange(args.tasks // 50, args.tasks * 19 // 20) for _ in range(args.kills))
         gaps: list[float] = []
         killed: Counter[str] = Counter()
-        while True:
-            info = job.info()
-            if info.state != "running":
-                break
-            if time.monotonic() - begun > LIMIT:
-                raise Lost(f"not done in {LIMIT} s: {info.counts}")
+        clock = Progress(workers)
+        while (info := job.info()).state == "running":
+            if clock.stands(info.counts) or clock.now - begun > LIMIT:
+                stall.dump(folder / "jobs.db", "rounds", job.id, [w.process.pid for w in workers], folder / "stall")
+                raise Lost(f"no progress since {clock.now - clock.since:.0f} s, begun {clock.now - begun:.0f} s ago: {info.counts}")
             if moments and info.counts.claimed >= moments[0]:
                 moments.pop(0)
                 victim = rng.choice(workers)
@@ -131,8 +135,8 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
                 victim.start()
                 killed[victim.language] += 1
                 while (now := job.info()).state == "running" and progress(now.counts) == progress(before):
-                    if time.monotonic() - at > 60:
-                        raise Lost(f"no progress in 60 s after a kill: {now.counts}")
+                    if clock.stands(now.counts):
+                        break
                     time.sleep(0.001)
                 gaps.append(time.monotonic() - at)
             else:
@@ -156,6 +160,26 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
 
 def progress(counts: Any) -> tuple[int, int]:
     return counts.claimed, counts.succeeded + counts.closing + counts.parked
+
+
+class Progress:
+    """Since when a job has stood still. A worker that ended by itself is Lost."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self._workers = workers
+        self._at: tuple[int, int] | None = None
+        self.now = self.since = time.monotonic()
+
+    def stands(self, counts: Any) -> bool:
+        """Whether it has for too long. Looks at the clock: `now`."""
+        self.now = time.monotonic()
+        at = progress(counts)
+        if at != self._at:
+            self._at, self.since = at, self.now
+        for w in self._workers:
+            if (code := w.process.poll()) is not None:
+                raise Lost(f"a {w.language} worker ended by itself with exit code {code}; its log is {w.log}")
+        return self.now - self.since > STALL
 
 
 def check(job: Any, app: Any, result: int, tasks: int, effects: Path, number: int) -> None:
