@@ -136,7 +136,7 @@ static void parked(dtask_task *f) {
     dtask_worker *w = f->w;
     dti_end_set(f, DTI_END_NONE);
     if (f->how == DTI_STAY) {
-        f->stay = true;
+        dti_frame_stays(f);
         return;
     }
     if (f->how == DTI_COLD) {
@@ -300,7 +300,7 @@ static void wake(dtask_worker *w, const dti_wake *k, dti_frames *rest) {
         dti_queue_cut(&w->parked, f);
         f->state = DTI_F_PARKING;
     } else if (f->state == DTI_F_RUNNING && f->stay) {
-        f->stay = false;
+        dti_frame_goes_on(f);
     } else if (f->state != DTI_F_PARKING) {
         f->was_parked = false;
         return;

@@ -187,6 +187,7 @@ void dti_frame_lose(dtask_task *f) {
     switch (f->state) {
     case DTI_F_QUEUED:
         if (dti_queue_cut(&w->ready[f->h->pool], f) || dti_queue_cut(&w->lonely, f)) f->h->queued--;
+        dti_begin_anew(w);
         break;
     case DTI_F_RUNNING:
         if (f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_CANCEL);
@@ -206,6 +207,8 @@ void dti_frame_lose(dtask_task *f) {
         break;
     }
     pthread_cond_broadcast(&w->moved);
+    alone_over(f);               // its handler may never return
+    dti_lonely_next(w);
     dti_frame_rest(f);
 }
 
@@ -215,11 +218,36 @@ bool dti_may_begin(dtask_worker *w) {
     return !w->alone && !w->lonely.n;
 }
 
+// Nothing runs that what must run alone has to wait for.
+bool dti_runs_dry(const dtask_worker *w) {
+    return w->executing == w->staying + w->aside;
+}
+
+// What runs alone did so, or will not: what was held up may begin.
+void dti_begin_anew(dtask_worker *w) {
+    if (!dti_may_begin(w)) return;
+    if (w->ready[DTI_POOL_C].n || w->woken.n) dti_pool_wake(w);
+    for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++) dti_seats_wake(w, pool);
+}
+
+static void show(const dtask_task *f, bool runs) {
+    const dtask_worker *w = f->w;
+    if (f->bell_slot && w->bell) w->engine->ops->bell_runs(w->bell, f->bell_slot - 1, runs ? f->job : 0, f->ord);
+}
+
+// Those that stay do not pay for what kills the process when it runs alone:
+// they only wait, often for just that.
+static void show_staying(const dtask_worker *w, bool runs) {
+    for (const dtask_task *f = w->staying ? w->all : NULL; f; f = f->after)
+        if (f->stay) show(f, runs);
+}
+
 // When nothing runs, the first of those that must run alone goes.
 void dti_lonely_next(dtask_worker *w) {
-    if (w->executing || w->alone || !w->lonely.n) return;
+    if (!dti_runs_dry(w) || w->alone || !w->lonely.n) return;
     dtask_task *f = dti_queue_pop(&w->lonely);
     w->alone = f;
+    show_staying(w, false);
     if (f->state == DTI_F_QUEUED) {
         push_front(&w->ready[f->h->pool], f); // those before it must not begin
         if (f->h->pool == DTI_POOL_C) dti_pool_wake(w);
@@ -236,8 +264,35 @@ static void alone_over(dtask_task *f) {
     dtask_worker *w = f->w;
     if (w->alone != f) return;
     w->alone = NULL;
-    if (w->ready[DTI_POOL_C].n || w->woken.n) dti_pool_wake(w);
-    for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++) dti_seats_wake(w, pool);
+    show_staying(w, true);
+    dti_begin_anew(w);
+}
+
+// It runs on, but first of all it waits: what must run alone, maybe what it
+// waits for, need not wait for it; and if it ran alone itself, that is over.
+void dti_frame_stays(dtask_task *f) {
+    dtask_worker *w = f->w;
+    if (f->stay) return;
+    if (f->aside) f->aside = false, w->aside--;
+    f->stay = true;
+    w->staying++;
+    alone_over(f);
+    if (w->alone) show(f, false);
+    dti_lonely_next(w);
+}
+
+void dti_frame_goes_on(dtask_task *f) {
+    if (!f->stay) return;
+    f->stay = false;
+    f->w->staying--;
+    show(f, true);
+}
+
+// Its end is no longer waited for. One that must run alone is.
+void dti_frame_aside(dtask_task *f) {
+    if (!f->executing || f->stay || f->aside || (f->alone && !f->lost && !f->given_up)) return;
+    f->aside = true;
+    f->w->aside++;
 }
 
 void dti_frame_runs(dtask_task *f) {
@@ -273,6 +328,8 @@ void dti_frame_begin(dtask_task *f) {
 void dti_frame_pause(dtask_task *f) {
     dtask_worker *w = f->w;
     if (!f->executing) return;
+    dti_frame_goes_on(f);
+    if (f->aside) f->aside = false, w->aside--;
     f->executing = false;
     w->executing--;
     w->running[f->h->pool]--;
@@ -298,7 +355,7 @@ void dti_frame_pause(dtask_task *f) {
 void dti_frame_resume(dtask_task *f, unsigned event) {
     dtask_worker *w = f->w;
     if (!f->given_up) dti_end_set(f, DTI_END_NONE);
-    f->stay = false;
+    dti_frame_goes_on(f);
     if (f->state == DTI_F_RUNNING) { // one that stayed
         dti_seat_event(f, event);
         return;
@@ -366,7 +423,6 @@ void dti_frame_end(dtask_task *f, dti_outcome what) {
     }
     f->state = DTI_F_ENDING;
     if (f->given_up) return; // the outcome that counts is on its way
-    f->stay = false;
     if (f->broken && (what == DTI_O_DONE || what == DTI_O_THEN)) {
         fail_broken(f);
         what = DTI_O_FAIL;
@@ -425,6 +481,8 @@ void dti_frame_give_up(dtask_task *f, dti_endkind end) {
     f->cancelled = true;
     dti_wait_disarm(f);
     dti_out_add(f, true);
+    alone_over(f);               // its handler may never return
+    dti_lonely_next(f->w);
     pthread_cond_broadcast(&f->w->moved);
 }
 

@@ -58,7 +58,7 @@ typedef struct {                 // the thread's own
 
 // L: something runs, or waits for a slot to begin.
 static bool busy(const dtask_worker *w) {
-    return w->executing || w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n;
+    return !dti_runs_dry(w) || w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n;
 }
 
 // ---- what to claim ---------------------------------------------------------------
@@ -76,7 +76,8 @@ static void want_of(io *t, dti_handler *h, unsigned n) {
 static unsigned wanted(dtask_worker *w, const dti_handler *h, int64_t room, unsigned slots, double queued_us) {
     unsigned queued = w->ready[h->pool].n;
     int64_t n = room;
-    if (h->ahead && h->mean_us >= 0 && slots && dti_mono_us() >= h->modest_until) {
+    bool ahead = h->ahead && !w->drain && !w->aside; // what may have to run alone comes to a free slot
+    if (ahead && h->mean_us >= 0 && slots && dti_mono_us() >= h->modest_until) {
         double spare = (double)DTI_AHEAD_US * slots - queued_us, mean = h->mean_us < 1 ? 1 : h->mean_us;
         if (spare > 0) n += spare / mean < w->conf.prefetch ? (int64_t)(spare / mean) : (int64_t)w->conf.prefetch;
         int64_t most = (int64_t)w->conf.prefetch + room - (int64_t)queued;
@@ -177,6 +178,21 @@ static void share(io *t, int64_t now) {
     }
 }
 
+// L: what must run alone waits for handlers to end, but not for ever: after
+// DTI_DRY_US it runs beside them. Nothing else begins meanwhile.
+static void set_aside(dtask_worker *w, int64_t now) {
+    if (w->stopping || w->alone || dti_runs_dry(w) || !(w->drain || w->lonely.n)) {
+        w->dry_at = 0;
+    } else if (!w->dry_at) {
+        w->dry_at = now;
+    } else if (now - w->dry_at >= DTI_DRY_US) {
+        w->dry_at = 0;
+        for (dtask_task *f = w->all; f; f = f->after) dti_frame_aside(f);
+        dti_lonely_next(w);
+        dry_none(w);
+    }
+}
+
 // L: stopping begins: what has not begun goes back, what waits is dropped.
 static void drain_begin(dtask_worker *w, int64_t now) {
     w->stopping = true;
@@ -189,6 +205,7 @@ static void drain_begin(dtask_worker *w, int64_t now) {
         else dti_queue_push(&woken, f);
     }
     w->lonely = woken;
+    dti_begin_anew(w);
     for (dtask_task *f; (f = dti_queue_pop(&w->parked));) {
         f->unwind = true;
         dti_frame_resume(f, DTASK_B_UNWIND);
@@ -222,6 +239,7 @@ static bool drained(dtask_worker *w) {
 static bool stage(io *t, int64_t now) {
     dtask_worker *w = t->w;
     expire(w, now);
+    set_aside(w, now);
     if (!w->stopping) share(t, now);
     int stops = w->stops + (w->app->closed ? 2 : 0);
     if (stops && !w->stopping) drain_begin(w, now);
@@ -434,6 +452,7 @@ static bool io_round(io *t) {
     earlier(&until, w->limit_at);
     earlier(&until, w->unread_at);
     earlier(&until, w->leaked_at ? w->leaked_at + DTI_LEAKED_US : 0);
+    earlier(&until, w->dry_at ? w->dry_at + DTI_DRY_US : 0);
     if (w->stopping && !w->hard) earlier(&until, w->grace_at);
     if (w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n)
         earlier(&until, t->next_hungry > now ? t->next_hungry : now + DTI_STALE_US);

@@ -213,6 +213,7 @@ static void loop(void) {
         if (f) {
             dti_frame_begin(f);
             dti_frame_runs(f);
+            if (dti_may_begin(w) && (w->woken.n || w->ready[DTI_POOL_C].n)) dti_pool_wake(w); // this may take long
         }
         pthread_mutex_unlock(&w->lock);
         if (!f) {

@@ -51,6 +51,7 @@ enum {
     DTI_AGAIN_US = 100000,       // until what the engine refused is tried again
     DTI_STALE_US = 20000,        // a claim that waited so long goes to a hungry worker
     DTI_LEAKED_US = 2000000,     // all slots held by timed-out handlers so long: the worker ends
+    DTI_DRY_US = 2000000,        // what must run alone waits so long for what runs
     DTI_FREED_MAX = 10000,       // attempts that are not counted
 };
 
@@ -131,7 +132,8 @@ struct dtask_task {
     atomic_bool given_up;               // timed out or out of grace: its outcome is settled
     bool leaks;                  // ..and it holds its slot
     bool executing;              // counted in w->executing
-    bool stay;                   // a mask is armed though it runs
+    bool stay;                   // a mask is armed though it runs; counted in w->staying
+    bool aside;                  // nothing waits for its end any more; counted in w->aside
     atomic_bool cancelled;
     uint64_t job, token;
     uint32_t ord, seq, park_seq;
@@ -281,7 +283,9 @@ struct dtask_worker {
     bool urgent;                 // it must not wait
     int64_t flush_at;            // monotonic: it may wait so long; 0: for the next turn
     unsigned executing, running[DTI_POOLS]; // frames that hold a slot; of each pool
+    unsigned staying, aside;     // of those executing: what runs alone does not wait for them
     bool drain;                  // run dry, then claim with nothing running
+    int64_t dry_at;              // monotonic: since when something waits to run alone, 0 none
     int64_t limit_at;            // monotonic: first `timeout` to look at, 0 none
     int64_t due_at;              // wall clock: first due that we caused, 0 none
     int64_t leaked_at;           // monotonic: since when all slots of a pool are leaked
@@ -343,6 +347,11 @@ void dti_queue_push(dti_queue *, dtask_task *);
 dtask_task *dti_queue_pop(dti_queue *);
 bool dti_queue_cut(dti_queue *, dtask_task *);
 bool dti_may_begin(dtask_worker *);          // L: a handler may begin or go on now
+bool dti_runs_dry(const dtask_worker *);     // L: nothing runs that a lonely one would wait for
+void dti_begin_anew(dtask_worker *);         // L: if one may, those that wait for it are rung
+void dti_frame_stays(dtask_task *);          // L: it is armed and runs on
+void dti_frame_goes_on(dtask_task *);        // L: no longer armed
+void dti_frame_aside(dtask_task *);          // L: a lonely one waited for it long enough
 void dti_lonely_next(dtask_worker *);        // L: if nothing runs, one that must run alone goes
 void dti_frame_begin(dtask_task *);          // L: its handler begins or goes on, or has its seat's promise
 void dti_frame_runs(dtask_task *);           // L: ..and runs from now on

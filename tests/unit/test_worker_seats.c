@@ -259,6 +259,104 @@ Test(worker_seats, stay, .timeout = 30) {
     close_seats(&s);
 }
 
+// An item of a later life: the frame that was lost is told to end first.
+static dtask_b_item after_the_kill(seats *s, dtask_task *old) {
+    dtask_b_item item = one_item(s);
+    while (item.event != DTASK_B_RUN) {
+        cr_assert_eq(item.event, DTASK_B_CANCEL);
+        commit(s, old, DTASK_B_CANCELLED, (dtask_str){0});
+        item = one_item(s);
+    }
+    return item;
+}
+
+// What cost a worker runs alone. Where it stays it goes on only when its child
+// is complete, so that one may begin beside it.
+Test(worker_seats, a_lost_one_that_stays, .timeout = 60) {
+    seats s;
+    dti_buf b = {0}, args = {0};
+    open_seats(&s, "memory:", NULL);
+    OK(dtask_b_sit(s.r.worker, DTASK_B_LOOP, 4));
+    dtask_job *job = rig_job(&s.r, "loop", NULL, 0);
+    dtask_b_item root = one_item(&s), item;
+    rig_kill(&s.r, s.r.worker);
+    root = after_the_kill(&s, root.task);
+    dtask_child *c;
+    dti_mp_put_array(&args, 1);
+    dti_mp_put_int(&args, 1);
+    OK(dtask_b_spawn(root.task, &(dtask_b_call){.type = "loop", .args = dti_str(args.p, args.n)}, &c));
+    OK(dtask_b_await(root.task, &c, 1, 0, -1));
+    commit(&s, root.task, DTASK_B_STAY, (dtask_str){0});
+    item = one_item(&s);
+    cr_assert_eq(item.event, DTASK_B_RUN);
+    cr_assert_eq(arg_of(&item), 1);
+    commit(&s, item.task, DTASK_B_DONE, mp_int(&b, 3));
+    item = one_item(&s);
+    cr_assert_eq(item.event, DTASK_B_RESUME);
+    commit(&s, root.task, DTASK_B_DONE, mp_int(&b, 8));
+    int64_t n;
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 8);
+    dti_buf_done(&b);
+    dti_buf_done(&args);
+    close_seats(&s);
+}
+
+// The same where its child cost a worker too: one that stays is no reason to
+// wait for an empty worker, it waits itself.
+Test(worker_seats, stays_for_a_lost_child, .timeout = 60) {
+    seats s;
+    dti_buf b = {0}, args = {0}, later = {0};
+    open_seats(&s, "memory:", NULL);
+    OK(dtask_b_sit(s.r.worker, DTASK_B_LOOP, 4));
+    dtask_job *job = rig_job(&s.r, "loop", NULL, 0);
+    dtask_b_item root = one_item(&s), kid, item;
+    dtask_child *c;
+    dti_mp_put_array(&args, 1);
+    dti_mp_put_int(&args, 1);
+    dtask_b_call call = {.type = "loop", .args = dti_str(args.p, args.n)};
+    OK(dtask_b_spawn(root.task, &call, &c));
+    OK(dtask_b_await(root.task, &c, 1, 0, -1));
+    commit(&s, root.task, DTASK_B_STAY, (dtask_str){0});
+    kid = one_item(&s);
+    cr_assert_eq(arg_of(&kid), 1);
+    dtask_task *lost[] = {root.task, kid.task};
+    rig_kill(&s.r, s.r.worker);
+    dti_mp_put_array(&later, 3); // no error map, after 0.5 s, not counted
+    dti_mp_put_map(&later, 0);
+    dti_mp_put_float(&later, 0.5);
+    dti_mp_put_bool(&later, false);
+    bool stays = false;
+    for (int ended = 0; !ended;) {
+        item = one_item(&s);
+        if (item.event == DTASK_B_CANCEL) {
+            cr_assert(item.task == lost[0] || item.task == lost[1]);
+            commit(&s, item.task, DTASK_B_CANCELLED, (dtask_str){0});
+        } else if (item.event == DTASK_B_RUN && arg_of(&item) == 1) {
+            // Whichever begins first: it must run to its end while its parent stays.
+            if (!stays) commit(&s, item.task, DTASK_B_RETRY, dti_str(later.p, later.n));
+            else commit(&s, item.task, DTASK_B_DONE, mp_int(&b, 3));
+        } else if (item.event == DTASK_B_RUN) {
+            root = item;
+            OK(dtask_b_spawn(root.task, &call, &c)); // finds it
+            OK(dtask_b_await(root.task, &c, 1, 0, -1));
+            commit(&s, root.task, DTASK_B_STAY, (dtask_str){0});
+            stays = true;
+        } else {
+            cr_assert_eq(item.event, DTASK_B_RESUME);
+            commit(&s, root.task, DTASK_B_DONE, mp_int(&b, 8));
+            ended = 1;
+        }
+    }
+    int64_t n;
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 8);
+    dti_buf_done(&b);
+    dti_buf_done(&args);
+    dti_buf_done(&later);
+    close_seats(&s);
+}
+
 // Past max_parked a frame is asked to unwind, and runs again later.
 Test(worker_seats, unwind, .timeout = 30) {
     seats s;
