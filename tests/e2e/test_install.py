@@ -28,7 +28,7 @@ def build_and_run(tmp_path: Path, folder: Path) -> str:
     program = tmp_path / "embed"
     subprocess.run(
         ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", str(ROOT / "examples/embed.c"), "-o", str(program),
-         *pkg_config("--cflags", "--libs", folder=folder), f"-Wl,-rpath,{folder}/lib"],
+         *pkg_config("--cflags", "--libs", folder=folder)],
         check=True,
     )
     return subprocess.run([program], capture_output=True, text=True, check=True, timeout=60).stdout

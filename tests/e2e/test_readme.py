@@ -1,17 +1,24 @@
-"""What the README shows is run as it stands there."""
+"""What the README shows is run as it stands there, by somebody new in an empty folder."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from test_install import PACKAGE, pkg_config
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+WORDS = "Call me Ishmael. Some years ago\n\nnever mind how  long\n"
+# The commands of this interpreter's environment, and nothing configured.
+ENV = {k: v for k, v in os.environ.items() if not k.startswith("DYNATASK_")} | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+}
 
 
 def block(language: str, holds: str) -> str:
@@ -20,28 +27,48 @@ def block(language: str, holds: str) -> str:
     return found[0]
 
 
-def run(folder: Path, text: str) -> str:
-    (folder / "readme.py").write_text(text)
+def shell(folder: Path, script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "readme.py"], cwd=folder, capture_output=True, text=True, timeout=120,
-        env={k: v for k, v in os.environ.items() if not k.startswith("DYNATASK_")},
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=ENV, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """The folder after the chapter on C: a plugin, words.py, book.txt."""
+    (tmp_path / "textkit.c").write_text(block("c", "DTASK_PLUGIN"))
+    (tmp_path / "words.py").write_text(block("python", "def wordcount"))
+    (tmp_path / "book.txt").write_text(WORDS)
+    shell(tmp_path, block("sh", "cc -shared"))
+    return tmp_path
+
+
 def test_the_first_program(tmp_path: Path) -> None:
-    assert run(tmp_path, block("python", "def fib")).strip() == "144"
+    (tmp_path / "hello.py").write_text(block("python", "def fib"))
+    assert shell(tmp_path, "python hello.py").strip() == "144"
     assert (tmp_path / "jobs.db").exists()
 
 
-def test_the_plugin_beside_python(tmp_path: Path) -> None:
-    (tmp_path / "textkit.c").write_text(block("c", "DTASK_PLUGIN"))
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", *pkg_config("--cflags", folder=PACKAGE), "textkit.c", "-o", "textkit.so"],
-        cwd=tmp_path, check=True,
-    )
-    words = "Call me Ishmael. Some years ago\n\nnever mind how  long\n"
-    (tmp_path / "book.txt").write_text(words)
-    head = 'from pathlib import Path\nfrom dynatask import App\napp = App("words")\n'
-    assert run(tmp_path, head + block("python", "def wordcount")).strip() == str(len(words.split()))
+def test_the_plugin_beside_python(words: Path) -> None:
+    assert shell(words, "python words.py").strip() == str(len(WORDS.split()))
+
+
+def test_the_command_line(words: Path) -> None:
+    lines = block("sh", "dynatask worker").splitlines()
+    app, starts = lines[0], [line.partition("#")[0] for line in lines[1:]]
+    assert len(starts) == 2
+    workers: list[subprocess.Popen[str]] = []
+    try:
+        for start in starts:
+            command = ["bash", "-c", f"{app}\nexec {shlex.join(shlex.split(start))}"]
+            workers.append(subprocess.Popen(command, cwd=words, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            assert (out := workers[-1].stdout) and out.readline()  # it runs
+        said = shell(words, block("sh", "dynatask watch"))
+        assert str(len(WORDS.split())) in said and "wordcount" in said
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        codes = [worker.wait(60) for worker in workers]
+    assert codes == [0, 0]
