@@ -251,6 +251,8 @@ static void failover(sim *s) {
         return;
     if (!s->snapped) {
         watch_snapshot(&s->store);
+        if (s->beside)
+            s->beside->snapshot(s);
         s->snapped = true;
         s->snap_ends = s->nends;
         return;
@@ -260,6 +262,8 @@ static void failover(sim *s) {
     s->failed_over = true;
     check_ended(s);
     watch_restore(&s->store);
+    if (s->beside)
+        s->beside->restore(s);
     mirror old = s->m;
     mirror_init(&s->m, &s->arena);
     mirror_scan(&s->m, s->store.in, &old);

@@ -1,5 +1,6 @@
 // simulation [--seeds N] [--from S] [--seconds T]   runs seeds S .. S+N-1, at most T seconds
 // simulation --seed S [--trace]                     runs one again, and tells all
+// simulation-redis ..                               the same, with the Redis script beside the model
 // simulation-planted [--fault NAME --until-caught]  for each planted fault: seeds until it is caught
 //
 // A violation prints the seed, the step, the invariant's name and the last
@@ -33,6 +34,7 @@ static void show_violation(sim *s) {
     printf("seed %llu step %llu: invariant %s violated: %s\n", (unsigned long long)s->seed, (unsigned long long)s->step, s->violation, s->why);
     if (!s->trace) { // a seed is a run: once more, to hear what happened
         s->trace = true;
+        s->beside = NULL;
         sim_run(s);
     }
     printf("the last operations:\n");
@@ -59,7 +61,7 @@ static int run(sim *s, uint64_t from, uint64_t n, double limit) {
         if (limit > 0 && seconds() - begun > limit)
             break;
         s->seed = from + i;
-        if (!sim_run(s) || (i % 256 == 0 && !repeats(s))) {
+        if (!sim_run(s) || (i % 256 == 0 && !s->beside && !repeats(s))) {
             show_violation(s);
             return 1;
         }
@@ -134,6 +136,11 @@ int main(int argc, char **argv) {
     sim_stats stats = {0};
     sim *s = calloc(1, sizeof *s);
     s->stats = &stats;
+#ifdef SIM_REDIS
+    s->beside = &beside_redis;
+    s->beside_dumps = one;
+    beside_redis_open();
+#endif
     int code;
 #ifdef DTI_PLANT
     if (one) {
@@ -156,6 +163,9 @@ int main(int argc, char **argv) {
     s->trace = one && trace;
     s->out = s->trace ? stdout : NULL;
     code = run(s, from, n, limit);
+#endif
+#ifdef SIM_REDIS
+    beside_redis_close();
 #endif
     sim_done(s);
     free(s);

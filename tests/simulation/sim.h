@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 
+#include "beside.h"
 #include "mirror.h"
 #include "prng.h"
 #include "program.h"
@@ -127,7 +128,7 @@ typedef struct { dtask_str id; uint32_t ord; uint64_t msgid; bool accepted; } si
 
 enum { SIM_WORKERS = 4, SIM_JOBS = 8 };
 
-typedef struct sim {
+struct sim {
     uint64_t seed;
     prng r;
     uint32_t faults;   // bit per sim_fault
@@ -160,7 +161,9 @@ typedef struct sim {
     char violation[48], why[256];
     bool trace; FILE *out;
     char (*lines)[200]; uint64_t nlines;         // the last of them
-} sim;
+    const sim_beside *beside; // NULL: the model runs alone
+    bool beside_dumps;       // compares all rows after each step
+};
 
 static inline bool on(const sim *s, sim_fault f) { return !s->calm && s->faults >> f & 1; }
 // Does this fault strike now? n in a thousand; counted.

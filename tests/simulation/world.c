@@ -138,6 +138,8 @@ bool sim_op(sim *s, sim_rpc *r) {
     s->stats->steps++;
     s->stats->ops[r->op.kind]++;
     watch_begin(&s->store);
+    if (s->beside)
+        s->beside->run(s, &r->op);
     if (setjmp(trap)) {
         dtask_err err = s->store.base.trap_err ? s->store.base.trap_err : s->store.in->trap_err;
         watch_rollback(&s->store);
@@ -151,6 +153,8 @@ bool sim_op(sim *s, sim_rpc *r) {
     if (r->op.kind == DTI_OP_READ && s->store.nrows)
         sim_violation(s, "READ_CHANGES", "a read changed rows");
     watch_commit(&s->store);
+    if (s->beside)
+        s->beside->compare(s, &r->op, &tx.fx);
     check_step(s, &r->op, &tx.fx);
     if (r->op.kind != DTI_OP_READ)
         sim_ring(s, &tx.fx);
@@ -220,6 +224,8 @@ static void make_store(sim *s) {
     watch_commit(&s->store);
     for (size_t i = 0; i < s->store.nrows; i++)
         mirror_apply(&s->m, &s->store.rows[i]);
+    if (s->beside)
+        s->beside->begin(s);
 }
 
 static void open_store(sim *s) {
@@ -403,7 +409,7 @@ bool sim_run(sim *s) {
     sim_rpc *rpcs = s->free_rpcs;
     char (*lines)[200] = s->lines;
     *s = (sim){.seed = s->seed, .trace = s->trace, .out = s->out, .stats = stats, .store = store, .arena = arena, .heap = heap,
-        .cheap = cheap, .free_rpcs = rpcs, .lines = lines};
+        .cheap = cheap, .free_rpcs = rpcs, .lines = lines, .beside = s->beside, .beside_dumps = s->beside_dumps};
     if (!s->store.base.ops)
         watch_open(&s->store);
     dti_arena_reset(&s->arena);

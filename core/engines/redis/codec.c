@@ -104,7 +104,7 @@ static void put_message(dti_buf *b, const dti_message *m) {
 }
 
 static void put_start(dti_buf *b, const dti_start *s) {
-    dti_mp_put_array(b, 11);
+    dti_mp_put_array(b, 12);
     dti_mp_put_uint(b, DTI_OP_START);
     dti_mp_put_str(b, s->id);
     put_new(b, &s->task);
@@ -116,6 +116,7 @@ static void put_start(dti_buf *b, const dti_start *s) {
     dti_mp_put_uint(b, s->keep);
     dti_mp_put_int(b, s->retain_us);
     dti_mp_put_int(b, s->grace_us);
+    dti_mp_put_uint(b, s->blob_min);
 }
 
 static void put_hello(dti_buf *b, const dti_hello *h) {
@@ -560,6 +561,7 @@ static void get_outs(list *l, dti_op *op) {
     case DTI_OP_MARK: op->mark.status = get_u8(l); break;
     case DTI_OP_SWEEP:
         op->sweep.next = get_int(l);
+        if (!op->sweep.next) op->sweep.next = INT64_MAX;
         op->sweep.steps = get_u32(l);
         break;
     case DTI_OP_ERA:

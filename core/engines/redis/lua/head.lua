@@ -1,0 +1,27 @@
+-- The model, as a Redis script: a port of core/model, room by room. The
+-- files of this folder are one chunk, in the order of meson.build. What C
+-- calls dti_x is dt.x here; a room's own helpers are local to its file.
+--
+-- A task in hand is its row: t.job, t.ord, t.j (its job's row); the counts of
+-- a job by state stand in j[0] to j[9]. A field that is 0 is not in the
+-- table. 0 is true in Lua: flags are compared with 0.
+local call, pack, unpack_s = redis.call, struct.pack, struct.unpack
+local mp, mpu = cmsgpack.pack, cmsgpack.unpack
+local band, bor = bit.band, bit.bor
+local floor, min, max = math.floor, math.min, math.max
+local char, sub, byte, format = string.char, string.sub, string.byte, string.format
+local insert, concat = table.insert, table.concat
+local P = KEYS[1] .. ':'
+local dt = {}
+local NONE = {} -- an empty list; nobody writes to it
+local ZERO8, ZERO16 = '\0\0\0\0\0\0\0\0', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local EMITS = '*' -- as ord: the job's emits
+
+local now       -- wall clock, us
+local meta      -- the shard's own row
+local work      -- of one operation: steps, limit, queues, run
+local fx        -- what others wait for
+
+local function raise(err, ...)
+    error({err, format(...)}, 0)
+end

@@ -1,0 +1,358 @@
+-- Tables that are walked in order, over Redis' sorted sets, lists and hashes,
+-- with what this run adds and takes away.
+
+local zset, zput, zdel, front, second, each, zflush
+do
+-- ---- sorted sets, walked in order -------------------------------------------------------
+-- An entry: s its score, a, b its place among equals, m the member. `win` is
+-- what was read, `add` what this run adds, both in order; `over` says of a
+-- member what this run made of it: its entry, or false.
+function zset(key, decode, plain)
+    local z = zsets[key]
+    if not z then
+        z = {key = key, decode = decode, plain = plain, win = {}, at = 1, whole = false, add = {}, first = 1, over = {}}
+        zsets[key] = z
+    end
+    return z
+end
+
+local function before(x, y)
+    if x.s ~= y.s then return x.s < y.s end
+    if x.a ~= y.a then return x.a < y.a end
+    return x.b < y.b
+end
+
+local function zmark(z, m, e)
+    if not z.dirty then
+        z.dirty = true
+        zdirty[#zdirty + 1] = z
+    end
+    z.over[m] = e
+end
+
+function zput(z, e)
+    zmark(z, e.m, e)
+    local add = z.add
+    local lo, hi = z.first, #add + 1
+    if hi > lo and not before(e, add[hi - 1]) then lo = hi end
+    while lo < hi do
+        local mid = floor((lo + hi) / 2)
+        if before(e, add[mid]) then hi = mid else lo = mid + 1 end
+    end
+    insert(add, lo, e)
+end
+
+function zdel(z, m) zmark(z, m, false) end
+
+local function zload(z)
+    local got, win = nil, z.win
+    if z.plain then -- an unordered set
+        got = call('SMEMBERS', z.key)
+        for i = 1, #got do win[i] = z.decode(got[i], 0) end
+        table.sort(win, before)
+        z.whole = true
+        return
+    end
+    local have = #win
+    got = call('ZRANGE', z.key, have, have + 127, 'WITHSCORES')
+    for i = 1, #got, 2 do win[#win + 1] = z.decode(got[i], tonumber(got[i + 1])) end
+    z.whole = #got < 256
+end
+
+-- The live entry of `win` from `at` on, and where.
+local function stored_from(z, at)
+    local win, over = z.win, z.over
+    while true do
+        local e = win[at]
+        if not e then
+            if z.whole then return nil, at end
+            zload(z)
+        elseif over[e.m] == nil then
+            return e, at
+        else
+            at = at + 1
+        end
+    end
+end
+
+local function added_from(z, at)
+    local add, over = z.add, z.over
+    local e = add[at]
+    while e and over[e.m] ~= e do
+        at = at + 1
+        e = add[at]
+    end
+    return e, at
+end
+
+-- The least; nil: it is empty.
+function front(z)
+    local x, y
+    x, z.at = stored_from(z, z.at)
+    y, z.first = added_from(z, z.first)
+    if x and y then return before(x, y) and x or y end
+    return x or y
+end
+
+-- Behind the front.
+function second(z, e)
+    local x, at = stored_from(z, z.at)
+    if x == e then x = stored_from(z, at + 1) end
+    local y, first = added_from(z, z.first)
+    if y == e then y = added_from(z, first + 1) end
+    if x and y then return before(x, y) and x or y end
+    return x or y
+end
+
+-- All, in order; deletions on the way are seen.
+function each(z)
+    local at, first = z.at, z.first
+    return function()
+        local x, y
+        x, at = stored_from(z, at)
+        y, first = added_from(z, first)
+        if x and (not y or before(x, y)) then
+            at = at + 1
+            return x
+        end
+        if y then first = first + 1 end
+        return y
+    end
+end
+
+function zflush(z)
+    local add, rem, n, k = {}, {}, 0, 0
+    if z.plain then
+        for m, e in pairs(z.over) do
+            if e then n = n + 1; add[n] = m else k = k + 1; rem[k] = m end
+        end
+        for i = 1, k, 4000 do call('SREM', z.key, unpack(rem, i, min(i + 3999, k))) end
+        for i = 1, n, 4000 do call('SADD', z.key, unpack(add, i, min(i + 3999, n))) end
+        return
+    end
+    for m, e in pairs(z.over) do
+        if e then
+            add[n + 1], add[n + 2] = e.s, m
+            n = n + 2
+        else
+            k = k + 1
+            rem[k] = m
+        end
+    end
+    for i = 1, k, 4000 do call('ZREM', z.key, unpack(rem, i, min(i + 3999, k))) end
+    for i = 1, n, 4000 do call('ZADD', z.key, unpack(add, i, min(i + 3999, n))) end
+end
+end
+
+local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held, place, wakes_of, wake_put
+do
+-- Which they are. Members begin with their order, big-endian.
+local function decode_turn(m, s)
+    local no, prio, job = unpack_s('>I6BI6', m)
+    return {s = s, a = no, b = 0, m = m, no = no, prio = prio, job = job}
+end
+function turnq(type) return zset(P .. 'q:' .. type, decode_turn) end
+
+local function decode_due(m, s)
+    local _, job, ord = unpack_s('>I7I6I4', m)
+    return {s = s, a = job, b = ord, m = m, job = job, ord = ord}
+end
+function due_rows() return zset(P .. 'due', decode_due) end
+function due_put(at, t)
+    zput(due_rows(), {s = at, a = t.job, b = t.ord, m = pack('>I7I6I4', at, t.job, t.ord), job = t.job, ord = t.ord})
+end
+function due_del(at, t) zdel(due_rows(), pack('>I7I6I4', at, t.job, t.ord)) end
+
+local function decode_lapse(m, s)
+    local n, kind = unpack_s('>I6B', m)
+    return {s = s, a = n, b = 0, m = m, kind = kind, of = sub(m, 8)}
+end
+function lapses() return zset(P .. 'lapse', decode_lapse) end
+-- of: a key's bytes, or a number.
+function lapse(at, kind, of)
+    local n = meta.next_lapse
+    meta.next_lapse = n + 1
+    if type(of) == 'number' then of = pack('>I6', of) end
+    zput(lapses(), {s = at, a = n, b = 0, m = pack('>I6B', n, kind) .. of, kind = kind, of = of})
+end
+
+function decode_place(m, s)
+    local job, ord = unpack_s('>I6I4', m)
+    return {s = s, a = job, b = ord, m = m, job = job, ord = ord}
+end
+function alone(type) return zset(P .. 'alone:' .. type, decode_place) end
+function held(worker) return zset(P .. 'held:' .. worker, decode_place, true) end
+function place(t) return {s = 0, a = t.job, b = t.ord, m = pack('>I6I4', t.job, t.ord), job = t.job, ord = t.ord} end
+
+local function decode_wake(m, s)
+    local n, cancel, job, ord, token, seq = unpack_s('>I6BI6I4c8I4', m)
+    return {s = s, a = 0, b = 0, m = m, n = n, cancel = cancel == 1, job = job, ord = ord, token = token, seq = seq}
+end
+function wakes_of(worker) return zset(P .. 'wakes:' .. worker, decode_wake) end
+function wake_put(worker, n, cancel, t)
+    local m = pack('>I6BI6I4c8I4', n, cancel and 1 or 0, t.job, t.ord, t.token, t.park_seq)
+    zput(wakes_of(worker), decode_wake(m, n))
+end
+end
+
+-- Jobs by state: written here, read by redis.call after a flush.
+local function list_job(no, state, there)
+    local l = listed[state]
+    if not l then
+        l = {}
+        listed[state] = l
+    end
+    l[no] = there
+end
+
+local fifo, fifo_take, fifo_put, fifo_flush
+do
+-- ---- first in, first out: what is left to do -----------------------------------------------
+function fifo(key)
+    local l = lists[key]
+    if not l then
+        l = {key = key, win = {}, at = 1, whole = false, add = {}, first = 1, taken = 0}
+        lists[key] = l
+    end
+    return l
+end
+
+local function fifo_front(l)
+    if not l.win[l.at] and not l.whole then
+        local have = #l.win
+        local got = call('LRANGE', l.key, have, have + 63)
+        for i = 1, #got do l.win[have + i] = got[i] end
+        l.whole = #got < 64
+    end
+    return l.win[l.at] or l.add[l.first]
+end
+
+function fifo_take(l)
+    local v = fifo_front(l)
+    if l.win[l.at] then
+        l.at = l.at + 1
+        l.taken = l.taken + 1
+    elseif v then
+        l.first = l.first + 1
+    end
+    return v
+end
+
+function fifo_put(l, v) l.add[#l.add + 1] = v end
+
+function fifo_flush(l)
+    if l.taken > 0 then call('LTRIM', l.key, l.taken, -1) end
+    local n = #l.add
+    for i = l.first, n, 4000 do call('RPUSH', l.key, unpack(l.add, i, min(i + 3999, n))) end
+end
+end
+
+-- ---- extents by position: a hash each ------------------------------------------------------
+local function ext_decode(s)
+    local first, count, job = unpack_s('<I4I4I6', s)
+    return {first = first, count = count, job = job}
+end
+
+-- d: what has head, tail, x (by position; false: none) and h, its hash.
+local function ext_get(d, pos)
+    local e = d.x[pos]
+    if e == nil then
+        local ask = {}
+        for p = pos, min(pos + 31, d.tail - 1) do
+            if d.x[p] == nil then ask[#ask + 1] = p end
+        end
+        local got = call('HMGET', d.key, unpack(ask))
+        for i = 1, #ask do d.x[ask[i]] = got[i] and ext_decode(got[i]) or false end
+        e = d.x[pos]
+    end
+    return e or nil
+end
+
+local function ext_put(d, pos, e)
+    d.x[pos] = e
+    d.xd[pos] = true
+end
+
+local function ext_flush(d)
+    local set, rem = {}, {}
+    for pos in pairs(d.xd) do
+        local e = d.x[pos]
+        if e then
+            set[#set + 1], set[#set + 2] = pos, pack('<I4I4I6', e.first, e.count, e.job)
+        else
+            rem[#rem + 1] = pos
+        end
+    end
+    for i = 1, #rem, 4000 do call('HDEL', d.key, unpack(rem, i, min(i + 3999, #rem))) end
+    for i = 1, #set, 4000 do call('HSET', d.key, unpack(set, i, min(i + 3999, #set))) end
+    d.xd = {}
+end
+
+-- ---- lanes: in the job's hash; its only extent lies with it ----------------------------------
+local function lane_touch(l)
+    if not l.touched then
+        l.touched = true
+        lanes_touched[#lanes_touched + 1] = l
+    end
+    return l
+end
+
+local function lane_at(type, no, prio)
+    local j = job_seen(no)
+    if not j then return end
+    local code = type * 8 + prio
+    local l = j.lane_rows[code]
+    if l == nil then
+        local s = hget(j.h, 'l' .. code)
+        l = false
+        if s and s ~= '' then
+            local _, first, count
+            l = {j = j, job = no, type = type, prio = prio, code = code, x = {}, xd = {}}
+            _, l.no, l.vtime, l.head, l.tail, l.next, first, count = unpack_s('<BI6I7i5i5I4I4I4', s)
+            l.key = P .. 'x:' .. l.no
+            l.stored = l.tail - l.head
+            l.raw = s
+            if l.stored == 1 then l.x[l.head] = {first = first, count = count, job = no} end
+        end
+        j.lane_rows[code] = l
+    end
+    return l and lane_touch(l) or nil
+end
+
+local function lane_new(j, type, prio, l)
+    local code = type * 8 + prio
+    l.j, l.job, l.type, l.prio, l.code, l.x, l.xd, l.stored = j, j.no, type, prio, code, {}, {}, 0
+    l.key = P .. 'x:' .. l.no
+    j.lane_rows[code] = l
+    return lane_touch(l)
+end
+
+local function lane_gone(l)
+    l.j.lane_rows[l.code] = false
+    l.gone = true
+end
+
+local function lane_flush(l)
+    local n, first, count = l.tail - l.head, 0, 0
+    if l.gone then n = 0 end
+    if n == 1 then
+        local e = ext_get(l, l.head)
+        first, count = e.first, e.count
+    elseif n > 1 then
+        if l.stored == 1 then -- not in the hash yet
+            for pos = l.head, l.tail - 1 do l.xd[pos] = true end
+        end
+        ext_flush(l)
+    end
+    if n < 2 and l.stored > 1 then call('DEL', l.key) end
+    l.stored, l.xd, l.touched = n, {}, nil
+    if l.gone then
+        if not l.j.gone_whole then hset(l.j.h, 'l' .. l.code, '') end -- no second call for the job's hash
+        return
+    end
+    local s = pack_lane(l, first, count)
+    if s ~= l.raw then
+        l.raw = s
+        hset(l.j.h, 'l' .. l.code, s)
+    end
+end

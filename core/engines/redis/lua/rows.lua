@@ -1,0 +1,222 @@
+-- The records as they are stored, packed and unpacked: proto/redis.md tells
+-- their layouts, packed.c reads them. A field of few records stands in a
+-- group, which a bit of the mask says is there.
+
+-- ---- tasks -----------------------------------------------------------------------
+local zeros = {
+    state = 0, verdict = 0, wait = 0, prio = 0, reason = 0, bits = 0, type = 0, parent = 0, depth = 0, open = 0, need = 0, bad = 0,
+    blame = 0, attempt = 0, tries = 0, freed = 0, ptries = 0, lost = 0, retries = 0, crashes = 0, timeout_ms = 0, seq = 0, base = 0,
+    nkids = 0, logn = 0, logr = 0, emits = 0, log_bytes = 0, park_seq = 0, lastkid = 0, notes = 0, at_limit = 0, owner = 0,
+    token = ZERO8, by = 0, added = 0, begun = 0, ended = 0, expires = 0, due = 0,
+}
+local task_row = {__index = zeros}
+local formats = {} -- by mask
+
+local function format_of(mask)
+    local f = {'<BI2BI3I4I7c16BBB'}
+    if mask % 2 >= 1 then insert(f, 'I4I4I4I4') end
+    if mask % 4 >= 2 then insert(f, 'I2b') end
+    if mask % 8 >= 4 then insert(f, 'BI3I7') end
+    if mask % 16 >= 8 then insert(f, 'I4I6I7') end
+    if mask % 32 >= 16 then insert(f, 'c8') end
+    if mask % 64 >= 32 then insert(f, 'I7BB') end
+    if mask % 128 >= 64 then insert(f, 'I4I4') end
+    if mask % 256 >= 128 then insert(f, 'I4I4I4I4I4I4') end
+    if mask % 512 >= 256 then insert(f, 'I4') end
+    if mask % 1024 >= 512 then insert(f, 'I4I4I4I4') end
+    if mask % 2048 >= 1024 then insert(f, 'Bi8i8I4') end
+    if mask >= 2048 then insert(f, 'I4I4I4I4I4') end
+    f = concat(f)
+    formats[mask] = f
+    return f
+end
+
+local function pack_task(r)
+    local mask, a, n = 0, {1, 0, r.state, r.type, r.parent, r.added, r.call, r.retries, r.crashes, r.depth}, 10
+    if r.retries > 255 or r.crashes > 255 or r.depth > 255 or r.timeout_ms ~= 0 then
+        mask = 1
+        a[8], a[9], a[10] = 0, 0, 0
+        a[11], a[12], a[13], a[14] = r.retries, r.crashes, r.depth, r.timeout_ms
+        n = 14
+    end
+    if r.bits ~= 0 or r.prio ~= 0 then
+        mask = mask + 2
+        a[n + 1], a[n + 2] = r.bits, r.prio
+        n = n + 2
+    end
+    if r.attempt ~= 0 then
+        mask = mask + ((r.attempt < 256 and r.by < 16777216) and 4 or 8)
+        a[n + 1], a[n + 2], a[n + 3] = r.attempt, r.by, r.begun
+        n = n + 3
+    end
+    if r.owner ~= 0 then
+        mask = mask + 16
+        n = n + 1
+        a[n] = r.token
+    end
+    if r.ended ~= 0 or r.reason ~= 0 or r.verdict ~= 0 then
+        mask = mask + 32
+        a[n + 1], a[n + 2], a[n + 3] = r.ended, r.reason, r.verdict
+        n = n + 3
+    end
+    if r.seq ~= 0 or r.park_seq ~= 0 then
+        mask = mask + 64
+        a[n + 1], a[n + 2] = r.seq, r.park_seq
+        n = n + 2
+    end
+    if r.nkids ~= 0 or r.base ~= 0 then
+        mask = mask + 128
+        a[n + 1], a[n + 2], a[n + 3], a[n + 4], a[n + 5], a[n + 6] = r.open, r.bad, r.blame, r.nkids, r.lastkid, r.base
+        n = n + 6
+    end
+    if r.need ~= 0 then
+        mask = mask + 256
+        n = n + 1
+        a[n] = r.need
+    end
+    if r.tries ~= 0 or r.ptries ~= 0 or r.lost ~= 0 or r.freed ~= 0 then
+        mask = mask + 512
+        a[n + 1], a[n + 2], a[n + 3], a[n + 4] = r.tries, r.freed, r.ptries, r.lost
+        n = n + 4
+    end
+    if r.wait ~= 0 or r.due ~= 0 or r.expires ~= 0 or r.at_limit ~= 0 then
+        mask = mask + 1024
+        a[n + 1], a[n + 2], a[n + 3], a[n + 4] = r.wait, r.due, r.expires, r.at_limit
+        n = n + 4
+    end
+    if r.logn ~= 0 or r.emits ~= 0 then
+        mask = mask + 2048
+        a[n + 1], a[n + 2], a[n + 3], a[n + 4], a[n + 5] = r.logn, r.logr, r.emits, r.log_bytes, r.notes
+        n = n + 5
+    end
+    a[2] = mask
+    return pack(formats[mask] or format_of(mask), unpack(a, 1, n))
+end
+
+local function unpack_task(s)
+    local r, mask, at, version = setmetatable({}, task_row)
+    version, mask, r.state, r.type, r.parent, r.added, r.call, r.retries, r.crashes, r.depth, at = unpack_s('<BI2BI3I4I7c16BBB', s)
+    if version ~= 1 then raise(EVERSION, 'the shard has a task of version %d, made by a newer release: upgrade', version) end
+    if mask == 0 then return r end
+    if mask % 2 >= 1 then r.retries, r.crashes, r.depth, r.timeout_ms, at = unpack_s('<I4I4I4I4', s, at) end
+    if mask % 4 >= 2 then r.bits, r.prio, at = unpack_s('<I2b', s, at) end
+    if mask % 8 >= 4 then r.attempt, r.by, r.begun, at = unpack_s('<BI3I7', s, at) end
+    if mask % 16 >= 8 then r.attempt, r.by, r.begun, at = unpack_s('<I4I6I7', s, at) end
+    if mask % 32 >= 16 then
+        r.token, at = unpack_s('c8', s, at)
+        r.owner = r.by
+    end
+    if mask % 64 >= 32 then r.ended, r.reason, r.verdict, at = unpack_s('<I7BB', s, at) end
+    if mask % 128 >= 64 then r.seq, r.park_seq, at = unpack_s('<I4I4', s, at) end
+    if mask % 256 >= 128 then r.open, r.bad, r.blame, r.nkids, r.lastkid, r.base, at = unpack_s('<I4I4I4I4I4I4', s, at) end
+    if mask % 512 >= 256 then r.need, at = unpack_s('<I4', s, at) end
+    if mask % 1024 >= 512 then r.tries, r.freed, r.ptries, r.lost, at = unpack_s('<I4I4I4I4', s, at) end
+    if mask % 2048 >= 1024 then r.wait, r.due, r.expires, r.at_limit, at = unpack_s('<Bi8i8I4', s, at) end
+    if mask >= 2048 then r.logn, r.logr, r.emits, r.log_bytes, r.notes, at = unpack_s('<I4I4I4I4I4', s, at) end
+    return r
+end
+
+-- ---- jobs ------------------------------------------------------------------------
+local job_zeros = {
+    state = 0, paused = 0, keep = 0, type = 0, next = 0, gone = 0, claimed = 0, max_tasks = U32, max_depth = U32, hooks = 0, log_n = 0,
+    log_bytes = 0, of = 0, hook_of = 0, lanes = 0, created = 0, ended = 0, retain_us = 0, grace_us = 0,
+    blob_min = 65536, blob = '',
+    [0] = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+}
+local job_row = {__index = job_zeros}
+
+local function pack_job(j)
+    local mask, f, n = 0, '', 14
+    local a = {1, 0, j.state, j.keep, j.type, j.next, j.claimed, j.created, j.ended, j.retain_us, j.grace_us, j.lanes, 0, 0}
+    local counts = 0
+    for i = 0, 9 do
+        local c = j[i]
+        if c ~= 0 then
+            counts = counts + 2 ^ i
+            n = n + 1
+            a[n] = c
+            f = f .. 'I4'
+        end
+    end
+    a[13] = counts
+    a[14] = j.paused
+    if j.max_tasks ~= U32 or j.max_depth ~= U32 then
+        mask = mask + 1
+        f = f .. 'I4I4'
+        a[n + 1], a[n + 2] = j.max_tasks, j.max_depth
+        n = n + 2
+    end
+    if j.hooks ~= 0 or j.of ~= 0 or j.hook_of ~= 0 then
+        mask = mask + 2
+        f = f .. 'I4I6I6'
+        a[n + 1], a[n + 2], a[n + 3] = j.hooks, j.of, j.hook_of
+        n = n + 3
+    end
+    if j.log_n ~= 0 then
+        mask = mask + 4
+        f = f .. 'I4I6'
+        a[n + 1], a[n + 2] = j.log_n, j.log_bytes
+        n = n + 2
+    end
+    if j.blob_min ~= 65536 or j.blob ~= '' then
+        mask = mask + 8
+        f = f .. 'I4Bc0'
+        a[n + 1], a[n + 2], a[n + 3] = j.blob_min, #j.blob, j.blob
+        n = n + 3
+    end
+    a[2] = mask
+    return pack('<BBBBI3I4I4I7I7I7I7I4I2B' .. f, unpack(a, 1, n))
+end
+
+local function unpack_job(s)
+    local j, mask, at, version, counts = setmetatable({}, job_row)
+    version, mask, j.state, j.keep, j.type, j.next, j.claimed, j.created, j.ended, j.retain_us, j.grace_us, j.lanes, counts, j.paused, at =
+        unpack_s('<BBBBI3I4I4I7I7I7I7I4I2B', s)
+    if version ~= 1 then raise(EVERSION, 'the shard has a job of version %d, made by a newer release: upgrade', version) end
+    for i = 0, 9 do
+        if counts % 2 == 1 then j[i], at = unpack_s('<I4', s, at) end
+        counts = floor(counts / 2)
+    end
+    if mask % 2 >= 1 then j.max_tasks, j.max_depth, at = unpack_s('<I4I4', s, at) end
+    if mask % 4 >= 2 then j.hooks, j.of, j.hook_of, at = unpack_s('<I4I6I6', s, at) end
+    if mask % 8 >= 4 then j.log_n, j.log_bytes, at = unpack_s('<I4I6', s, at) end
+    if mask >= 8 then j.blob_min, j.blob, at = unpack_s('<I4Bc0', s, at) end
+    return j
+end
+
+-- ---- the others: few, or seldom touched ---------------------------------------------
+local function pack_type(r)
+    return mp(1, r.paused, r.served, r.system, r.no, r.type_version, r.crashes, r.vmin, r.workers, r.listeners, r.name)
+end
+
+local function unpack_type(s)
+    local r, version = {}
+    version, r.paused, r.served, r.system, r.no, r.type_version, r.crashes, r.vmin, r.workers, r.listeners, r.name = mpu(s)
+    if version ~= 1 then raise(EVERSION, 'the shard has a type of version %d, made by a newer release: upgrade', version) end
+    return r
+end
+
+local function pack_worker(w)
+    return mp(1, w.dead, w.no, w.nonce, w.next_wake, w.lease_us, w.expires, w.since, w.name)
+end
+
+local function unpack_worker(s)
+    local w, version = {}
+    version, w.dead, w.no, w.nonce, w.next_wake, w.lease_us, w.expires, w.since, w.name = mpu(s)
+    if version ~= 1 then raise(EVERSION, 'the shard has a worker of version %d, made by a newer release: upgrade', version) end
+    return w
+end
+
+local function pack_lane(l, first, count)
+    return pack('<BI6I7i5i5I4I4I4', 1, l.no, l.vtime, l.head, l.tail, l.next, first, count)
+end
+
+local function pack_uniq(u)
+    return pack('<BBBBI4I6c16i8i8', 1, u['until'], u.scope, u.freed, u.ord, u.job, u.call, u.keep_us, u.lapse)
+end
+
+local function unpack_uniq(s)
+    local u, _ = {}
+    _, u['until'], u.scope, u.freed, u.ord, u.job, u.call, u.keep_us, u.lapse = unpack_s('<BBBBI4I6c16i8i8', s)
+    return u
+end

@@ -1,0 +1,26 @@
+-- start: a new job, known by its id. See core/model/start.c.
+-- reply: status, job, joined.
+function dt.op_start(s)
+    local id, new = s[2], s[3]
+    local job = dt.job_find(id)
+    if job then
+        local root = look(job, 0)
+        return {root and root.call == new[4] and EXISTS or CONFLICT, job}
+    end
+    if not type_row(new[1]) then return {UNKNOWN} end
+    local skipped_for, unique = '', dt.unique_of(new)
+    if unique then
+        local key = dt.key_of(unique, meta.next_job)
+        local u = dt.unique_find(key)
+        if u then
+            local joined = dt.task_id(u.job, u.ord)
+            if unique[3] ~= 1 then -- not over=drop
+                return {(unique[3] == 4 or (unique[6] and u.call ~= new[4])) and CONFLICT or EXISTS, u.job, joined}
+            end
+            skipped_for = dt.joined_note(joined)
+        else
+            dt.unique_take(key, unique, meta.next_job, 0, new[4])
+        end
+    end
+    return {CREATED, dt.job_begin(s, 0, skipped_for)}
+end

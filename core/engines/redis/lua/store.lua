@@ -1,0 +1,272 @@
+-- What is known of the shard in this run, and what is to be written. A row
+-- is read and unpacked at its first touch and written once, by dt.flush, if
+-- its bytes have changed: nothing is written before all has been decided, so
+-- a run that is thrown away leaves no trace.
+
+local hashes, dirty      -- Redis hashes by key; those with something to write
+local jobs, tasks        -- jobs by no; tasks that are in hand to be changed
+local touched_jobs
+local zsets, zdirty
+local types, type_touched, workers, worker_touched, limits, limit_touched
+local lanes_touched, kids_touched
+local dels               -- whole keys that go
+local lists
+local listed             -- jobs by state: state -> no -> there or not
+
+function dt.fresh()
+    hashes, dirty, jobs, tasks, touched_jobs, zsets, zdirty = {}, {}, {}, {}, {}, {}, {}
+    types, type_touched, workers, worker_touched, limits, limit_touched = {}, {}, {}, {}, {}, {}
+    lanes_touched, kids_touched, dels, lists, listed = {}, {}, {}, {}, {}
+    meta = nil
+end
+
+-- ---- hashes: f what is known (false: not there), w what is to be written ---------------
+local function hash(key)
+    local h = hashes[key]
+    if not h then
+        h = {key = key, f = {}, w = nil, whole = false}
+        hashes[key] = h
+    end
+    return h
+end
+
+local function hget(h, field)
+    local v = h.f[field]
+    if v == nil then
+        v = not h.whole and call('HGET', h.key, field)
+        h.f[field] = v
+    end
+    return v
+end
+
+local function hset(h, field, v) -- false: deletes
+    h.f[field] = v
+    if not h.w then
+        h.w = {}
+        dirty[#dirty + 1] = h
+    end
+    h.w[field] = v
+end
+
+-- Asks for those of a list of fields that are not known yet.
+local function ahead(h, fields)
+    if h.whole then return end
+    local ask, f = {}, h.f
+    for i = 1, #fields do
+        if f[fields[i]] == nil then ask[#ask + 1] = fields[i] end
+    end
+    for from = 1, #ask, 1000 do
+        local got = call('HMGET', h.key, unpack(ask, from, min(from + 999, #ask)))
+        for i = 1, #got do f[ask[from + i - 1]] = got[i] end
+    end
+end
+
+local function hall(h) -- all of it, field by field
+    if not h.whole then
+        local got, f = call('HGETALL', h.key), h.f
+        for i = 1, #got, 2 do
+            if f[got[i]] == nil then f[got[i]] = got[i + 1] end
+        end
+        h.whole = true
+    end
+    return h.f
+end
+
+-- ---- jobs and tasks -----------------------------------------------------------------
+-- A job's hash holds its row `j`, its root's row `r`, its root's data by
+-- kind, its lanes. Other tasks lie in buckets of 64: t the rows, d the data.
+local function job_new(no)
+    local h = hash(P .. 'j:' .. no)
+    h.whole = true
+    local j = setmetatable({no = no, h = h, rows = {}, buckets = {}, lane_rows = {}, kid_lists = {}}, job_row)
+    jobs[no] = j
+    touched_jobs[#touched_jobs + 1] = j
+    j.touched = true
+    return j
+end
+
+local function job_seen(no) -- only to read; nil: gone
+    local j = jobs[no]
+    if j == nil then
+        local h = hash(P .. 'j:' .. no)
+        if h.f.j == nil then ahead(h, {'j', 'r', D_ID}) end
+        j = h.f.j and unpack_job(h.f.j) or false
+        if j then
+            j.no, j.h, j.raw = no, h, h.f.j
+            j.rows, j.buckets, j.lane_rows, j.kid_lists = {}, {}, {}, {}
+        end
+        jobs[no] = j
+    end
+    return j or nil
+end
+
+-- What a claim of the job's root will ask for, with one command.
+local function job_ahead(no, code)
+    if jobs[no] == nil then ahead(hash(P .. 'j:' .. no), {'j', 'r', D_ID, D_ARGS, D_TRIGGER, 'l' .. code}) end
+end
+
+function dt.job(no)
+    local j = job_seen(no)
+    if j and not j.touched then
+        j.touched = true
+        touched_jobs[#touched_jobs + 1] = j
+    end
+    return j
+end
+
+local function job_gone(j)
+    j.gone_whole = true
+    jobs[j.no] = false
+    dels[#dels + 1] = j.h.key
+end
+
+local function bucket(j, kind, ord)
+    local no = floor(ord / 64)
+    local at = kind .. no
+    local h = j.buckets[at]
+    if not h then
+        h = hash(P .. kind .. ':' .. j.no .. ':' .. no)
+        j.buckets[at] = h
+    end
+    return h
+end
+
+local function task_new(j, ord)
+    local r = setmetatable({job = j.no, ord = ord, j = j, touched = true}, task_row)
+    j.rows[ord] = r
+    tasks[#tasks + 1] = r
+    return r
+end
+
+function dt.look(no, ord) -- only to read; nil: gone
+    local j = job_seen(no)
+    if not j then return end
+    local r = j.rows[ord]
+    if r == nil then
+        local s
+        if ord == 0 then s = hget(j.h, 'r') else s = hget(bucket(j, 't', ord), char(ord % 64)) end
+        r = s and unpack_task(s) or false
+        if r then r.raw, r.job, r.ord, r.j = s, no, ord, j end
+        j.rows[ord] = r
+    end
+    return r or nil
+end
+local look = dt.look
+
+function dt.task(no, ord) -- to be changed in place
+    local t = look(no, ord)
+    if t then
+        t.packed = nil
+        if not t.touched then
+            t.touched = true
+            tasks[#tasks + 1] = t
+            dt.job(no)
+        end
+    end
+    return t
+end
+local task = dt.task
+
+-- What the row is when it is packed now; it stays so until it is in hand again.
+local function row_bytes(t)
+    local s = t.packed
+    if not s then
+        s = (t.touched or not t.raw) and pack_task(t) or t.raw
+        t.packed = s
+    end
+    return s
+end
+
+local function task_gone(t)
+    if t.ord == 0 then hset(t.j.h, 'r', false) else hset(bucket(t.j, 't', t.ord), char(t.ord % 64), false) end
+    t.gone = true
+    t.j.rows[t.ord] = false
+end
+
+-- Rows that will be looked at soon: tasks of one job from `first` on.
+function dt.rows_ahead(no, first, count, data)
+    local j = job_seen(no)
+    if not j then return end
+    local last = first + count - 1
+    while first <= last do
+        local edge = min(last, first - first % 64 + 63)
+        if first == 0 then
+            first = 1
+        else
+            local fields = {}
+            for ord = first, edge do
+                if j.rows[ord] == nil then fields[#fields + 1] = char(ord % 64) end
+            end
+            if #fields > 0 then ahead(bucket(j, 't', first), fields) end
+            if data then
+                fields = {}
+                for ord = first, edge do fields[#fields + 1] = char(ord % 64, data) end
+                ahead(bucket(j, 'd', first), fields)
+            end
+            first = edge + 1
+        end
+    end
+end
+
+-- ---- data ---------------------------------------------------------------------------
+local function data_raw(j, ord, kind)
+    if ord == 0 then return hget(j.h, kind) end
+    return hget(bucket(j, 'd', ord), char(ord % 64, kind))
+end
+
+-- What calls carry (arguments, result, error) and is longer than the job's
+-- blob_min lies once in its job, by content: b, with the digest of the one
+-- made before it ahead of the bytes. See core/model/data.c.
+local REFERENCE = '\193' -- and the digest; a value that begins so is made a blob whatever its length
+local function carried(kind) return kind == D_ARGS or kind == D_RESULT or kind == D_ERROR end
+
+local function blob_hash(j) return hash(P .. 'b:' .. j.no) end
+local function blob_of(j, v)
+    local digest, h = redis.sha1hex(meta.salt .. v), blob_hash(j)
+    if not hget(h, digest) then
+        hset(h, digest, char(#j.blob) .. j.blob .. v)
+        j.blob = digest
+    end
+    return digest
+end
+
+local function blob_split(s)
+    local n = byte(s)
+    return sub(s, 2, 1 + n), sub(s, 2 + n)
+end
+
+-- The job's blobs, newest first. True: more remain.
+local function blobs_drop(j)
+    local i = 0
+    while j.blob ~= '' do
+        if not dt.spend(i) then return true end
+        i = i + 1
+        local digest, h = j.blob, blob_hash(j)
+        j.blob = blob_split(hget(h, digest))
+        hset(h, digest, false)
+    end
+    return false
+end
+
+local function data_of(j, ord, kind) -- '': none
+    local s = data_raw(j, ord, kind)
+    if not s then return '' end
+    if byte(s) == 193 and carried(kind) then
+        local blob = hget(blob_hash(j), sub(s, 2))
+        if not blob then raise(EINTERNAL, 'task %d of job no %d refers to a value that is gone', ord, j.no) end
+        local _, v = blob_split(blob)
+        return v
+    end
+    return s
+end
+
+function dt.data_get(no, ord, kind)
+    local j = job_seen(no)
+    return j and data_of(j, ord, kind) or ''
+end
+local data_get = dt.data_get
+
+local function data_set(t, kind, v) -- false: deletes
+    if v and carried(kind) and (#v > t.j.blob_min or byte(v) == 193) then v = REFERENCE .. blob_of(t.j, v) end
+    if t.ord == 0 then hset(t.j.h, kind, v) else hset(bucket(t.j, 'd', t.ord), char(t.ord % 64, kind), v) end
+end
