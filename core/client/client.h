@@ -24,6 +24,7 @@ typedef struct {
     char types[1024];            // "a,b": a worker serves only these; empty: all it knows
     uint8_t log;                 // least level that is logged: DTI_LEVEL_*
     char app[256];               // what the command line works on
+    bool inline_;                // memory: alone; read by bindings
 } dti_conf;
 
 enum { DTI_LEVEL_INFO, DTI_LEVEL_DEBUG, DTI_LEVEL_WARNING, DTI_LEVEL_ERROR };

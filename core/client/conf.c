@@ -46,6 +46,7 @@ static const option table[] = {
     {"durability", CHOICE, AT(full), "normal", "normal: survives any process; full: the machine too", 0, 0, {"normal", "full"}},
     {"types", TEXT, AT(types), "", "a worker serves only these types, a,b; empty: all it knows", 0, 0, {0}},
     {"log", CHOICE, AT(log), "info", "least level that is logged: info, debug, warning, error", 0, 0, {"info", "debug", "warning", "error"}},
+    {"inline", CHOICE, AT(inline_), "0", "1: Python handlers run on the thread that waits for their job, for debugging; memory: alone", 0, 0, {"0", "1"}},
     {"app", TEXT, AT(app), "", "what the command line works on: module:app, or a file", 0, 0, {0}},
 };
 // clang-format on
@@ -274,6 +275,9 @@ dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out,
     collected file = {0};
     dtask_err err = resolve(url, opts, &c, from, &own, &file);
     for (size_t i = 0; i < OPTIONS; i++) free(file.values[i]);
+    if (!err && c.inline_ && strcmp(own, "memory:"))
+        err = dti_fail(DTASK_EARGS, "The option inline is for debugging in one process, of memory: alone, and the engine is \"%.100s\": "
+            "write memory:?inline=1, or leave it out.", own);
     if (err) {
         free(own);
         return err;

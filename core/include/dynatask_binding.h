@@ -117,11 +117,15 @@ enum { DTASK_B_THREAD = 0, DTASK_B_LOOP = 1 }; /* one handler at a time; or many
 /* Before start: a type whose handler is the binding's, for seats of this
  * kind. *out_index names it in items. */
 DTASK_API dtask_err dtask_b_handle(dtask_worker *worker, const dtask_b_type *type, int seat, uint32_t *out_index);
+/* Before start: claims tasks of this job, its callbacks and its undo, and of
+ * no other. Its handlers may outlive their timeout for as long as they like.
+ * Waits. ENOTFOUND. */
+DTASK_API dtask_err dtask_b_only(dtask_worker *worker, dtask_job *job);
 /* Before start: `index` runs as callback when a job of one of these root
  * types (n = 0: any) has ended; its one argument is the job's handle. */
 DTASK_API dtask_err dtask_b_on_complete(dtask_worker *worker, uint32_t index, const char *const *roots, size_t n);
-/* This thread takes a seat: `slots` handlers at once. A parked frame comes
- * back to the seat that ran it. */
+/* This thread takes a seat, one at each worker: `slots` handlers at once. A
+ * parked frame comes back to the seat that ran it. */
 DTASK_API dtask_err dtask_b_sit(dtask_worker *worker, int seat, unsigned slots);
 DTASK_API void dtask_b_leave(dtask_worker *worker); /* this thread's seat; what it holds is given back */
 

@@ -173,6 +173,11 @@ static bool claim(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint64_t job, uint3
     return true;
 }
 
+// Whether the turn takes tasks of that job.
+static bool asked(dti_tx *tx, const dti_turn *u, uint64_t job) {
+    return !u->only || u->only == job || dti_job(tx, job)->hook_of == u->only;
+}
+
 static void claim_type(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint32_t type, uint32_t n) {
     dti_store *s = tx->store;
     dti_key k = {type, 0, 0};
@@ -182,10 +187,14 @@ static void claim_type(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint32_t type,
     while (n && stale < DTI_CASCADE && s->ops->seek(s, DTI_T_TURNQ, 1, &k, &v, &size)) {
         dti_turnq q;
         memcpy(&q, v, sizeof q);
+        if (!asked(tx, u, q.job)) {
+            k.c++;
+            continue;
+        }
         dti_lane *lane = dti_mut(s, DTI_T_LANE, type, q.job, q.prio);
         const dti_type *row = dti_type_row(tx, type);
         if (!lane || !row) dti_raise(s, DTASK_EINTERNAL, "type no %u has a turn without a lane", type);
-        if (row->vmin < k.b) dti_type_mut(tx, type)->vmin = k.b;
+        if (!u->only && row->vmin < k.b) dti_type_mut(tx, type)->vmin = k.b;
         dti_key next = {type, k.b, k.c + 1};
         bool rival = s->ops->seek(s, DTI_T_TURNQ, 1, &next, &v, &size);
         do {
@@ -213,6 +222,10 @@ static bool claim_alone(dti_tx *tx, dti_turn *u, dti_workerrow *w, uint32_t type
     const void *v;
     size_t n;
     for (int i = 0; i < DTI_CASCADE && tx->store->ops->seek(tx->store, DTI_T_ALONE, 1, &k, &v, &n); i++) {
+        if (!asked(tx, u, k.b)) {
+            k.c++;
+            continue;
+        }
         dti_meta *m = dti_w(tx)->meta;
         if (!u->empty) {
             if (m->drain_asked + 1000000 <= tx->now) {

@@ -177,6 +177,7 @@ typedef struct {
     const dti_want *want; uint32_t nwant;
     uint32_t n;                  // claims wanted in all
     bool empty;                  // nothing runs here: may take tasks that must run alone
+    uint64_t only;               // not 0: claims of this job and of its callbacks and undo alone
     // out
     enum { DTI_TURN_OK, DTI_TURN_DEAD, DTI_TURN_OLD, DTI_TURN_ERA } status; // not OK: nothing was applied
     dti_answer *answers;         // one for each message

@@ -146,7 +146,8 @@ static void expire(dtask_worker *w, int64_t now) {
     }
     unsigned slots = 0;
     dti_seats_room(w, DTI_POOL_THREAD, &slots);
-    bool all = (w->leaked && w->leaked >= w->slots) || (w->seats_leaked && w->seats_leaked >= slots);
+    // The thread of a wait is its only one: it outlives a timeout, as where somebody debugs.
+    bool all = !w->only && ((w->leaked && w->leaked >= w->slots) || (w->seats_leaked && w->seats_leaked >= slots));
     if (!all) w->leaked_at = 0;
     else if (!w->leaked_at) w->leaked_at = now;
     else if (now - w->leaked_at >= DTI_LEAKED_US && !w->why)
@@ -346,7 +347,7 @@ static void exchange(io *t, bool sweep) {
         if (sweep) ops[n++] = (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = DTI_CASCADE * 4}};
         ops[n++] = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = w->no, .era = w->era, .nonce = nonce, .got = w->got,
             .messages = t->box.messages, .nmessages = t->box.n, .want = t->want, .nwant = (uint32_t)t->nwant, .n = t->claims,
-            .empty = t->empty}};
+            .empty = t->empty, .only = w->only}};
         dti_turn *turn = &ops[n - 1].turn;
         dti_arena_reset(&t->reply);
         w->engine->ops->call(w->engine, &t->reply, ops, n);

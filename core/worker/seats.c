@@ -21,6 +21,7 @@ enum { AHEAD_US = 2000 };        // a THREAD seat takes what runs in so long
 struct dti_seat {
     dtask_worker *w;
     dti_seat *next;
+    dti_seat *below;             // this thread's, at another worker
     dti_poolkind pool;
     unsigned slots, running;
     unsigned parked;             // frames that come back to it
@@ -30,10 +31,12 @@ struct dti_seat {
     dtask_task *order;           // THREAD: what it runs, first, and has yet to run
 };
 
-static _Thread_local dti_seat *here;
+static _Thread_local dti_seat *here; // this thread's, one for each worker
 
 static dti_seat *seat_of(dtask_worker *w) {
-    return here && here->w == w ? here : NULL;
+    dti_seat *s = here;
+    while (s && s->w != w) s = s->below;
+    return s;
 }
 
 static void ring(dti_seat *s) {
@@ -374,7 +377,7 @@ int dtask_b_ready(dtask_task *f) {
 dtask_err dtask_b_sit(dtask_worker *w, int kind, unsigned slots) {
     dtask_err err = dti_app_check(w->app);
     if (err) return err;
-    if (here) return dti_fail(DTASK_EUSAGE, "this thread has a seat already");
+    if (seat_of(w)) return dti_fail(DTASK_EUSAGE, "this thread has a seat at that worker already");
     if (kind != DTASK_B_THREAD && kind != DTASK_B_LOOP) return dti_fail(DTASK_EARGS, "a seat is of kind THREAD or LOOP");
     if (!slots) return dti_fail(DTASK_EARGS, "a seat has at least one slot");
     dti_seat *s = calloc(1, sizeof *s);
@@ -393,6 +396,7 @@ dtask_err dtask_b_sit(dtask_worker *w, int kind, unsigned slots) {
     w->seats = s;
     if (w->io_sleeps) dti_io_ring(w); // there is room now
     pthread_mutex_unlock(&w->lock);
+    s->below = here;
     here = s;
     return DTASK_OK;
 }
@@ -420,7 +424,9 @@ static void abandon(dtask_task *f) {
 void dtask_b_leave(dtask_worker *w) {
     dti_seat *s = seat_of(w);
     if (!s) return;
-    here = NULL;
+    dti_seat **mine = &here;
+    while (*mine != s) mine = &(*mine)->below;
+    *mine = s->below;
     if (dti_worker_forked(w)) return;
     pthread_mutex_lock(&w->lock);
     for (dtask_task *f = w->all, *next; f; f = next) {

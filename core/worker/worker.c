@@ -199,6 +199,22 @@ dtask_err dtask_b_handle(dtask_worker *w, const dtask_b_type *type, int seat, ui
     return err;
 }
 
+dtask_err dtask_b_only(dtask_worker *w, dtask_job *job) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    if (w->started) return dti_fail(DTASK_EUSAGE, "what a worker claims is said before it starts");
+    dti_arena mem = {0};
+    dtask_str id;
+    uint32_t ord;
+    dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB}};
+    if (dti_id_split(dti_strz(dtask_b_job_id(job)), &id, &ord)) op.read.id = id;
+    err = dti_engine_call(w->engine, &mem, &op);
+    if (!err && !op.read.n) err = dti_fail(DTASK_ENOTFOUND, "There is no job %.*s: it never was, or was removed after its retention.", (int)id.n, id.p);
+    if (!err) w->only = op.read.jobs[0].no;
+    dti_arena_done(&mem);
+    return err;
+}
+
 // ---- callbacks ------------------------------------------------------------------------
 
 // A root type that callbacks name; whoever serves it says more.

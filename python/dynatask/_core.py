@@ -211,6 +211,10 @@ class Engine:
         _check(lib.dtask_b_config(self.pointer, out))
         return _taken(out)
 
+    def fd(self) -> int:
+        """Readable when poll has something to do."""
+        return lib.dtask_fd(self.pointer)
+
     def poll(self, ms: int) -> None:
         """Runs the callbacks of watched jobs that are due on this thread. Waits up to ms."""
         _check(lib.dtask_poll(self.pointer, ms))
@@ -226,6 +230,10 @@ class EngineJob:
     @property
     def id(self) -> str:
         return _text(lib.dtask_b_job_id(self._pointer))
+
+    @property
+    def pointer(self) -> Any:
+        return self._pointer
 
     def wait(self, ms: int) -> bool:
         """Whether it completed within ms (-1: for ever). Waits."""
@@ -435,6 +443,10 @@ class CoreWorker:
         """Before start: type `index` runs when a job of one of these root types (none: any) has ended."""
         keep = [ffi.new("char[]", r.encode()) for r in roots]
         _check(lib.dtask_b_on_complete(self.pointer, index, ffi.new("const char *[]", keep), len(roots)))
+
+    def only(self, job: EngineJob) -> None:
+        """Before start: claims tasks of this job and its callbacks alone. Waits. NotFound."""
+        _check(lib.dtask_b_only(self.pointer, job.pointer))
 
     def load(self, path: str) -> None:
         """A plugin with C handlers."""

@@ -49,9 +49,7 @@ class Crew:
 
     def start(self, *, own_loop: bool) -> None:
         """Starts the threads. own_loop: coroutines run on a thread too; else the caller awaits loop.sit()."""
-        self.core.start()
-        for core in self.types.values():
-            core.declared = True  # by the worker itself
+        self.start_inline()
         threading.Thread(target=self._keep, name="dynatask-keeper", daemon=True).start()
         for slot in self._slots:
             self._running += 1
@@ -61,6 +59,18 @@ class Crew:
             self.loop.start_thread()
         if self._slots:
             threading.Thread(target=self._watch_main, name="dynatask-outcomes", daemon=True).start()
+
+    def start_inline(self) -> None:
+        """Starts the core's part alone: the caller runs the handlers, and calls `finish` after `stop`."""
+        self.core.start()
+        for core in self.types.values():
+            core.declared = True  # by the worker itself
+
+    def finish(self) -> None:
+        """After stop, when all seats were left: waits for the core's end."""
+        self._keep()
+        if self.error is not None:
+            raise self.error
 
     def stop(self, grace: float) -> None:
         """Begins to drain; again: stops at once. From any thread."""

@@ -134,6 +134,10 @@ class Frame:
             return _core.UNWOUND, b""
         if isinstance(error, (errors.Cancelled, asyncio.CancelledError)) and _core.cancelled(self.task):
             return _core.CANCELLED, _error_map(error)
+        traces = self.type.app.traces
+        if traces is not None and error.__traceback__ is not None:
+            # From the handler on: what called it is of no use to anybody.
+            traces.keep(self.context["id"], error.__traceback__.tb_next or error.__traceback__)
         if isinstance(error, errors.Retry):
             return _core.RETRY, _encode([errors.describe(error), error.after, error.counted])
         if isinstance(error, self.type.retry_on) and not isinstance(error, errors.Fatal):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
@@ -202,8 +203,7 @@ class Loop:
         self._ident = get_ident()
         self._seat = Seat(self._crew.core, _core.LOOP, self._slots, _BATCH)
         self._over: asyncio.Future[None] = self.loop.create_future()
-        before = self.loop.get_task_factory()
-        self.loop.set_task_factory(_factory(before))
+        _factory_in(self.loop)
         fd = self._seat.fd()
         self.loop.add_reader(fd, self._poll)
         try:
@@ -211,7 +211,7 @@ class Loop:
             await self._over
         finally:
             self.loop.remove_reader(fd)
-            self.loop.set_task_factory(before)
+            _factory_out(self.loop)
             for frame in list(self._frames.values()):
                 self._unwind(frame)
             left = [f.main for f in self._frames.values() if f.main is not None]
@@ -313,6 +313,28 @@ async def _kept(coro: Any) -> Any:
         return await coro
     except (SystemExit, KeyboardInterrupt) as error:
         raise _Exit(error) from None
+
+
+# Loops that several serve at once, by turns: how many do, and the factory from before the first.
+_served: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def _factory_in(loop: asyncio.AbstractEventLoop) -> None:
+    known = _served.get(loop)
+    if known is not None:
+        known[0] += 1
+        return
+    before = loop.get_task_factory()
+    _served[loop] = [1, before]
+    loop.set_task_factory(_factory(before))
+
+
+def _factory_out(loop: asyncio.AbstractEventLoop) -> None:
+    known = _served[loop]
+    known[0] -= 1
+    if not known[0]:
+        loop.set_task_factory(known[1])
+        del _served[loop]
 
 
 def _factory(before: Any) -> Callable[..., Any]:

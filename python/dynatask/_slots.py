@@ -85,8 +85,7 @@ class Slot:
 
     def _main(self) -> None:
         try:
-            self._seat = Seat(self._crew.core, _core.THREAD, 1, BATCH_MAX)
-            self._ident = get_ident()
+            self._take_seat(BATCH_MAX)
             self._root: Any = getcurrent()
             while not self._closed:  # each time that a runner is wanted, and at the end
                 greenlet(self._run, self._root).switch()
@@ -97,6 +96,10 @@ class Slot:
             self._crew.broke(error)
         finally:
             self._crew.left()
+
+    def _take_seat(self, batch: int) -> None:
+        self._seat = Seat(self._crew.core, _core.THREAD, 1, batch)
+        self._ident = get_ident()
 
     def _unwind_all(self) -> None:
         """At the end: frames that are still parked are dropped, and their `finally` runs."""
@@ -140,9 +143,11 @@ class Slot:
                     mean = (now() - began) / ran
                     self._most = max(1, min(BATCH_MAX, int(_AHEAD / mean), self._most * 2))
                 self.flush()
-                taken = self._seat.poll(self._most, _POLL_MS)
+                taken = self._next()
                 if taken is None:
                     self._closed = True
+                    break
+                if not taken and self._gave_up():
                     break
                 self._items = iter(taken)
                 ran, began = 0, now()
@@ -158,6 +163,20 @@ class Slot:
                 ran, began = 0, now()
         return RESUME
 
+    # What a slot differs in that has no thread of its own (_inline.py).
+
+    def _next(self) -> list[Item] | None:
+        """The next items; None: the worker has stopped."""
+        return self._seat.poll(self._most, _POLL_MS)
+
+    def _gave_up(self) -> bool:
+        """Nothing came: whether the runner ends."""
+        return False
+
+    def _failed(self, frame: Frame, error: BaseException) -> tuple[int, bytes]:
+        """The outcome of a handler that raised."""
+        return frame.raised(error)
+
     def _handle(self, address: int, number: int, data: int, size: int) -> None:
         core = self._types[number]
         frame = PlainFrame(core, address, self._ident, self)
@@ -170,7 +189,7 @@ class Slot:
                 value = core.fn(*args, **kwargs)
             what, payload = frame.returned(value)
         except BaseException as error:
-            what, payload = frame.raised(error)
+            what, payload = self._failed(frame, error)
         frame.alive = False
         enter(None)
         self._note(address, what, payload)

@@ -7,13 +7,24 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._core import EngineJob
+from ._core import Engine, EngineJob
 
 if TYPE_CHECKING:
     from .app import App
     from .handles import End
 
 _IDLE_MS = 250  # the thread looks so often whether it is still needed
+
+
+def look_out(engine: Engine, job: EngineJob) -> tuple[asyncio.Future[End], Callable[[], None]]:
+    """The job's end, as long as somebody runs Engine.poll; and what ends the watch."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[End] = loop.create_future()
+    wait = _Wait(job, loop, future)
+    own = wait.own = engine.find(job.id)
+    own.watch(wait.look)
+    wait.look()  # it may have ended before the watch began
+    return future, own.unwatch
 
 
 class Watcher:

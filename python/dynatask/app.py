@@ -18,6 +18,7 @@ import msgspec
 
 from . import options as opts
 from ._core import Engine, EngineJob
+from ._inline import Traces
 from ._types import TypeCore
 from ._watch import Watcher
 from .codec import Codec
@@ -59,6 +60,11 @@ class App:
     that result() raises when a handler raised them; builtin ones always are.
     Further options: those of `dynatask config`, as lease=15.
 
+    With "memory:?inline=1" a wait outside of handlers runs the job's handlers
+    itself, on its own thread: for debugging. See _inline.py; a job that nobody
+    waits for does not run, and a worker serves the C handlers of its plugins
+    alone.
+
     Nothing is opened before the first use, which raises what is wrong with
     name, url or options: BadArguments, EngineError, VersionError. May be used
     from any thread; in a forked child of the process that opened it, it is
@@ -85,6 +91,8 @@ class App:
         self._engine: Engine | None = None
         self._lock = threading.RLock()
         self._watcher = Watcher(self)
+        self.max_payload = 64 << 20  # as configured, once it is open
+        self.traces: Traces | None = None  # inline: where handlers raised
         # Where processes= finds it again.
         caller = sys._getframe(1).f_globals
         self.module: tuple[str, str | None] = (str(caller.get("__name__")), cast("str | None", caller.get("__file__")))
@@ -191,8 +199,18 @@ class App:
         if self._engine is None:
             with self._lock:
                 if self._engine is None:
-                    self._engine = Engine(self.name, self.url, self.options)
+                    engine = Engine(self.name, self.url, self.options)
+                    config = {row[0]: row[1] for row in msgspec.msgpack.decode(engine.config())}
+                    self.traces = Traces() if config["inline"] == "1" else None
+                    self.max_payload = config["max_payload"]
+                    self._engine = engine
         return self._engine
+
+    @property
+    def inline(self) -> bool:
+        """Whether a wait outside of handlers runs them: memory:?inline=1. Opens the app."""
+        _ = self.engine
+        return self.traces is not None
 
     @property
     def unopened(self) -> bool:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from . import _core, errors
 from ._core import ChildPtr, EngineJob
 from ._frame import Frame, Steps, all_done, current, deadline_of, drive, drive_async, milliseconds, on_loop, passed, until
+from ._inline import Inline
 from .codec import Codec, Output, Portable
 from .errors import ChildrenFailed, Deadlock, TaskFailed, UsageError, WaitTimeout, WouldBlock
 from .info import JobInfo, TaskInfo
@@ -127,7 +129,10 @@ class _One(Handle[R_co]):
     def _take(self, end: End) -> R_co:
         code, data = end
         if code:
-            raise errors.original(self._failure_of(end), self._app.error_classes)
+            failed = self._failure_of(end)
+            error = errors.original(failed, self._app.error_classes)
+            traces = self._app.traces
+            raise error.with_traceback(traces.of(failed.task_id)) if traces is not None else error
         return self._decoder.decode(data) if data else cast("R_co", None)
 
     def _failure(self, end: End) -> TaskFailed | None:
@@ -157,6 +162,12 @@ class _One(Handle[R_co]):
             raise Deadlock(self._foreign())
         if end is None and on_loop():
             raise WouldBlock(f"{self.id} is not complete, and waiting here would stop the event loop: await it")
+        if end is None and self._app.inline:
+            with Inline(self._app, job) as inline:
+                inline.wait(deadline)
+            end = job.end()
+            if end is None:
+                raise WaitTimeout(f"{self.id} is not complete after {timeout} s")
         while end is None:
             left = milliseconds(deadline)
             if job.wait(_SLICE_MS if left < 0 else min(left, _SLICE_MS)):
@@ -173,6 +184,9 @@ class _One(Handle[R_co]):
         if current() is not None:
             raise Deadlock(self._foreign())
         try:
+            if self._app.inline:
+                async with Inline(self._app, job):
+                    return await asyncio.wait_for(self._app.watch(job), timeout)
             return await asyncio.wait_for(self._app.watch(job), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise WaitTimeout(f"{self.id} is not complete after {timeout} s") from None
@@ -499,22 +513,30 @@ class Job(_One[R_co], Iterable[JobInfo], AsyncIterable[JobInfo]):
 
     def __iter__(self) -> Iterator[JobInfo]:
         last: JobInfo | None = None
-        while True:
-            info = self.info()
-            if info != last:
-                yield info
-            if info.ended_at is not None:
-                return
-            last = info
-            if current() is not None:
-                raise Deadlock(self._foreign())
-            if on_loop():
-                raise WouldBlock(f"{self._id} is not complete, and waiting here would stop the event loop: async for")
-            self._stored().wait(100)
+        with ExitStack() as waits:
+            inline: Inline | None = None
+            while True:
+                info = self.info()
+                if info != last:
+                    yield info
+                if info.ended_at is not None:
+                    return
+                last = info
+                if current() is not None:
+                    raise Deadlock(self._foreign())
+                if on_loop():
+                    raise WouldBlock(f"{self._id} is not complete, and waiting here would stop the event loop: async for")
+                if inline is None and self._app.inline:
+                    inline = waits.enter_context(Inline(self._app, self._stored()))
+                if inline is not None:
+                    inline.wait(deadline_of(0.1))
+                else:
+                    self._stored().wait(100)
 
     async def __aiter__(self) -> AsyncIterator[JobInfo]:
         last: JobInfo | None = None
         ended: asyncio.Future[End] | None = None
+        inline: Inline | None = None
         try:
             while True:
                 info = await self.ainfo()
@@ -526,11 +548,15 @@ class Job(_One[R_co], Iterable[JobInfo], AsyncIterable[JobInfo]):
                 if current() is not None:
                     raise Deadlock(self._foreign())
                 if ended is None:
+                    if self._app.inline:
+                        inline = await Inline(self._app, self._stored()).__aenter__()
                     ended = self._app.watch(self._stored())
                 await asyncio.wait([ended], timeout=0.1)
         finally:
             if ended is not None:
                 ended.cancel()
+            if inline is not None:
+                await inline.__aexit__(None, None, None)
 
     def _portable(self) -> str:
         return f"J{self._id}"

@@ -149,9 +149,15 @@ class Worker(With["Worker"]):
             self._catch_up()
             return
         self._slots = self._slots or config["slots"] or None
-        cores = [t._core for t in app.types.values() if t._core.served]
+        cores = [t._core for t in app.types.values() if t._core.served and not app.inline]
         for core in cores:
             core.max_payload = config["max_payload"]
+        if app.inline and self._types:
+            python = {t.name for t in app.types.values() if t._core.served}
+            types = self._types
+            in_c = [name for name in types if name not in python]
+            self._types = {name: types[name] for name in in_c} if isinstance(types, Mapping) else in_c
+            self._plugins = self._plugins if in_c else ()
         self._crews = self._make(cores, opts.of_app(options))
         try:
             for crew in self._crews:
@@ -236,7 +242,7 @@ class Working(With[None]):
         self._own: Worker | None = None
 
     def _make(self) -> Worker | None:
-        if not self._app.working_here:
+        if not self._app.working_here and not self._app.inline:
             self._own = self._app.worker()
         return self._own
 

@@ -326,3 +326,20 @@ def test_a_task_handle_is_awaitable_twice(app: App) -> None:
 
     with app.worker(slots=1):
         assert root.start().result() == 6
+
+
+def test_workers_leave_the_loop_as_they_found_it(app: App) -> None:
+    @app.task
+    async def one() -> int:
+        return 1
+
+    @app.task
+    async def two() -> int:
+        return await one.spawn() + 1
+
+    async def main() -> None:
+        async with app.worker(types={"one": 1, "two": 1}):  # a crew for each, both on this loop
+            assert await (await two.astart()) == 2
+        assert asyncio.get_running_loop().get_task_factory() is None
+
+    asyncio.run(main())

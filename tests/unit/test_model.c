@@ -171,3 +171,32 @@ Test(model, a_resent_turn_changes_nothing) {
     cr_assert_eq(u.claims[0].token, token);
     cr_assert_eq(dti_memory_store_hash(g.store), hash);
 }
+
+// A turn that asks for one job gets that one's tasks and its callbacks', whatever else is ready.
+Test(model, claims_of_one_job_only) {
+    rig g;
+    rig_open(&g);
+    dti_hello_type types[] = {{.name = dti_strz("t"), .version = 1, .crashes = 3}, {.name = dti_strz("cb"), .version = 1, .crashes = 3}};
+    dti_listen listens[] = {{.listener = 1, .subject = 0, .kind = DTI_L_CALLBACK, .states = UINT16_MAX}};
+    dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("x"), .types = types, .ntypes = 2, .listens = listens, .nlistens = 1}};
+    rig_run(&g, &hello);
+    uint64_t first = rig_start(&g, "first"), second = rig_start(&g, "second");
+    rig_start(&g, "third");
+    dti_want want[] = {{types[0].no, 8}, {types[1].no, 8}};
+    dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = g.worker, .era = 1, .nonce = ++g.nonce, .want = want, .nwant = 2, .n = 8,
+        .empty = true, .only = second}};
+    rig_run(&g, &op);
+    cr_assert_eq(op.turn.nclaims, 1);
+    cr_assert_eq(op.turn.claims[0].job, second);
+    dti_message done = rig_to(&op.turn.claims[0], 1, DTI_END_SUCCEED);
+    op.turn = (dti_turn){.worker = g.worker, .era = 1, .nonce = ++g.nonce, .messages = &done, .nmessages = 1, .want = want, .nwant = 2,
+        .n = 8, .empty = true, .only = second};
+    rig_run(&g, &op);
+    cr_assert_eq(op.turn.nclaims, 1, "its callback");
+    cr_assert_eq(op.turn.claims[0].row.type, types[1].no);
+    op.turn = (dti_turn){.worker = g.worker, .era = 1, .nonce = ++g.nonce, .want = want, .nwant = 2, .n = 8, .empty = true};
+    rig_run(&g, &op);
+    cr_assert_eq(op.turn.nclaims, 2, "the others are still to be had");
+    cr_assert(op.turn.claims[0].job == first || op.turn.claims[1].job == first);
+    rig_close(&g);
+}

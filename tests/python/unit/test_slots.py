@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class Type:
     max_payload = 1 << 20
     retry_on = (Exception,)
     is_async = False
+    app = SimpleNamespace(traces=None)
 
     class shape:
         names: list[str] = []
