@@ -2,94 +2,33 @@
 // a temporary folder; each operation is sent ahead and compared afterwards.
 #include "beside.h"
 
-#include <hiredis/hiredis.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "beside_rows.h"
 #include "engines/memory_store.h"
 #include "engines/redis/codec.h"
+#include "redis_server.h"
 #include "sim.h"
-
-extern const char dti_redis_script[];
-extern const size_t dti_redis_script_n;
 
 static const char KEY[] = "{sim.0}";
 enum { SMALL_SEEDS = 3, EVERY = 64 }; // rows are compared after each step of the first seeds, then after each 64th
 
 static struct {
-    char dir[32], socket[48], sha[48];
-    pid_t pid;
-    redisContext *c;
-    dti_buf head, op, dump, dump_head;
+    redis_server server;
+    dti_buf head, op, dump;
     dti_arena arena;
     uint64_t seeds;
 } at;
 
-// ---- the server -----------------------------------------------------------------------
-static _Noreturn void give_up(const char *what) {
-    fprintf(stderr, "%s: %s\n", what, at.c && at.c->err ? at.c->errstr : "redis-server and libhiredis are needed");
-    beside_redis_close();
-    exit(1);
-}
-
-static redisReply *say(const char *format, ...) {
-    va_list ap;
-    va_start(ap, format);
-    redisReply *r = redisvCommand(at.c, format, ap);
-    va_end(ap);
-    if (!r) give_up("the server is gone");
-    if (r->type == REDIS_REPLY_ERROR) give_up(r->str);
-    return r;
-}
-
 void beside_redis_open(void) {
-    int out[2];
-    snprintf(at.dir, sizeof at.dir, "/tmp/dtask-sim-XXXXXX");
-    if (!mkdtemp(at.dir) || pipe(out)) give_up("no folder for the server");
-    snprintf(at.socket, sizeof at.socket, "%s/socket", at.dir);
-    at.pid = fork();
-    if (at.pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        dup2(out[1], 1);
-        close(out[0]);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", at.socket, "--save", "", "--appendonly", "no", "--dir", at.dir, (char *)NULL);
-        _exit(127);
-    }
-    close(out[1]);
-    FILE *log = fdopen(out[0], "r");
-    char line[512];
-    bool ready = false;
-    while (log && !ready && fgets(line, sizeof line, log)) ready = strstr(line, "eady to accept connections");
-    if (!ready) give_up("redis-server does not start");
-    at.c = redisConnectUnix(at.socket);
-    if (!at.c || at.c->err) give_up("no connection to the server");
-    // The pipe stays open: a server that cannot write its log would end.
-    static const char first[] = "#!lua\n";
-    char *script = malloc(sizeof first + dti_redis_script_n);
-    size_t n = sizeof first - 1;
-    memcpy(script, first, n);
-    memcpy(script + n, dti_redis_script, dti_redis_script_n);
-    redisReply *r = say("SCRIPT LOAD %b", script, n + dti_redis_script_n);
-    snprintf(at.sha, sizeof at.sha, "%s", r->str);
-    freeReplyObject(r);
-    free(script);
+    if (!redis_server_start(&at.server)) exit(1);
 }
 
 void beside_redis_close(void) {
-    if (at.c) redisFree(at.c);
-    if (at.pid > 0) {
-        kill(at.pid, SIGKILL);
-        waitpid(at.pid, NULL, 0);
-    }
-    if (at.socket[0]) unlink(at.socket);
-    if (at.dir[0]) rmdir(at.dir);
-    dti_buf *bufs[] = {&at.head, &at.op, &at.dump, &at.dump_head};
-    for (int i = 0; i < 4; i++) dti_buf_done(bufs[i]);
+    redis_server_stop(&at.server);
+    dti_buf *bufs[] = {&at.head, &at.op, &at.dump};
+    for (int i = 0; i < 3; i++) dti_buf_done(bufs[i]);
     dti_arena_done(&at.arena);
 }
 
@@ -105,14 +44,14 @@ static void header(dti_buf *b, const sim *s) {
 }
 
 static void send(const dti_buf *head, const dti_buf *op) {
-    const char *argv[] = {"EVALSHA", at.sha, "1", KEY, head->p, op->p};
-    size_t lens[] = {7, strlen(at.sha), 1, sizeof KEY - 1, head->n, op->n};
-    if (redisAppendCommandArgv(at.c, 6, argv, lens)) give_up("no memory");
+    const char *argv[] = {"EVALSHA", at.server.sha, "1", KEY, head->p, op->p};
+    size_t lens[] = {7, strlen(at.server.sha), 1, sizeof KEY - 1, head->n, op->n};
+    if (redisAppendCommandArgv(at.server.c, 6, argv, lens)) abort(); // no memory
 }
 
 static redisReply *receive(sim *s, dti_redis_answer *a, const char *what) {
     redisReply *r;
-    if (redisGetReply(at.c, (void **)&r)) give_up("the server is gone");
+    if (redisGetReply(at.server.c, (void **)&r)) sim_violation(s, "REDIS_GONE", "%s: %s", what, at.server.c->errstr);
     if (r->type != REDIS_REPLY_STRING) sim_violation(s, "REDIS_SCRIPT", "%s: %s", what, r->str ? r->str : "no answer");
     dtask_err err = dti_redis_take_answer(&at.arena, dti_str(r->str, r->len), a);
     if (err) sim_violation(s, "REDIS_ANSWER", "%s: %d: %s", what, (int)err, dtask_err_detail());
@@ -121,7 +60,7 @@ static redisReply *receive(sim *s, dti_redis_answer *a, const char *what) {
 
 static void begin(sim *s) {
     at.seeds++;
-    freeReplyObject(say("FLUSHALL"));
+    freeReplyObject(redis_server_say(&at.server, "FLUSHALL"));
     dti_arena_reset(&at.arena);
     header(&at.head, s);
     at.op.n = 0;
@@ -354,7 +293,7 @@ static void compare(sim *s, const dti_op *op, const dti_effects *fx) {
     char what[32];
     snprintf(what, sizeof what, "operation %d", (int)op->kind);
     redisReply *r = receive(s, &a, what), *rows = NULL;
-    if (dumps(s) && redisGetReply(at.c, (void **)&rows)) give_up("the server is gone");
+    if (dumps(s) && redisGetReply(at.server.c, (void **)&rows)) sim_violation(s, "REDIS_GONE", "dump: %s", at.server.c->errstr);
     dti_op other = *op;
     if (op->kind == DTI_OP_HELLO) {
         other.hello.types = dti_alloc0(&at.arena, op->hello.ntypes * sizeof *other.hello.types);
@@ -378,16 +317,16 @@ static void compare(sim *s, const dti_op *op, const dti_effects *fx) {
 // ---- an older state: a copy of all keys in database 1 ------------------------------------------
 static void snapshot(sim *s) {
     (void)s;
-    freeReplyObject(say("SELECT 1"));
-    freeReplyObject(say("FLUSHDB"));
-    freeReplyObject(say("SELECT 0"));
-    freeReplyObject(say("EVAL %s 0", "for _, k in ipairs(redis.call('KEYS', '*')) do redis.call('COPY', k, k, 'DB', 1) end"));
+    freeReplyObject(redis_server_say(&at.server, "SELECT 1"));
+    freeReplyObject(redis_server_say(&at.server, "FLUSHDB"));
+    freeReplyObject(redis_server_say(&at.server, "SELECT 0"));
+    freeReplyObject(redis_server_say(&at.server, "EVAL %s 0", "for _, k in ipairs(redis.call('KEYS', '*')) do redis.call('COPY', k, k, 'DB', 1) end"));
 }
 
 static void restore(sim *s) {
     (void)s;
-    freeReplyObject(say("FLUSHDB"));
-    freeReplyObject(say("SWAPDB 0 1"));
+    freeReplyObject(redis_server_say(&at.server, "FLUSHDB"));
+    freeReplyObject(redis_server_say(&at.server, "SWAPDB 0 1"));
 }
 
 const sim_beside beside_redis = {begin, run, compare, snapshot, restore};
