@@ -207,6 +207,22 @@ static void refuse(dtask_task *f, const dti_flight *fl, const char *type, const 
     pthread_cond_broadcast(&f->w->moved);
 }
 
+// Before those that came meanwhile.
+static void notes_back(dtask_task *f) {
+    size_t sent = f->notes_sent.n, n = sent + f->notes.n;
+    dti_note *v = n ? malloc(n * sizeof *v) : NULL;
+    if (n && !v) {
+        dti_worker_fail(f->w, DTASK_ENOMEM, "no memory for a task's notes: the worker gives everything back");
+        return;
+    }
+    if (sent) memcpy(v, f->notes_sent.v, sent * sizeof *v);
+    if (n > sent) memcpy(v + sent, f->notes.v, (n - sent) * sizeof *v);
+    free(f->notes_sent.v);
+    free(f->notes.v);
+    f->notes = (dti_notes){v, n, n};
+    f->notes_sent = (dti_notes){0};
+}
+
 // Back into the outbox: the shard is full.
 static void again_later(dtask_task *f, dti_flight *fl) {
     for (uint32_t i = fl->npieces; i--;) {
@@ -220,8 +236,10 @@ static void again_later(dtask_task *f, dti_flight *fl) {
         if (!f->acks_sent.v[i].replaced) dti_ack_add(f, f->acks_sent.v[i].ref, false);
     free(f->acks_sent.v);
     f->acks_sent = (dti_acks){0};
-    if (!f->notes.n) f->notes = f->notes_sent, f->notes_sent = (dti_notes){0};
-    if (!f->progress.n) f->progress = f->progress_sent, f->progress_sent = (dti_buf){0};
+    notes_back(f);
+    if (f->progress.n) dti_buf_done(&f->progress_sent);
+    else f->progress = f->progress_sent;
+    f->progress_sent = (dti_buf){0};
     dti_wait_untell(f);
     f->w->flush_at = dti_mono_us() + DTI_AGAIN_US;
 }

@@ -134,6 +134,42 @@ BOTH(worker_faults, turns_fail_no_longer_than_engine_timeout) {
     ends_by(scheme, "600", "1", false);
 }
 
+// What was in flight goes with the worker's old life, of each kind.
+static dtask_err sends_all(dtask_task *t, void *arg) {
+    (void)arg;
+    static atomic_int runs;
+    bool first = runs++ == 0;
+    dtask_child *one, *many;
+    dtask_err err = dtask_progress(t, 1, 2);
+    if (!err) err = dtask_spawn(t, "add", DTASK_OPTS("key", "one"), &one, "i", (int64_t)1);
+    if (!err) err = dtask_spawn(t, "add", NULL, NULL, "i", (int64_t)2);
+    if (first) failing = 1;
+    if (!err) err = dtask_map(t, "add", NULL, &many, 0, 3000, ""); // more than goes with a turn
+    if (!err) err = dtask_then(t, "add", NULL, "i", (int64_t)41);
+    if (first && !err) err = dtask_wait(t, one, -1);
+    return err;
+}
+
+BOTH(worker_faults, a_life_that_ends_leaves_nothing) {
+    rig r;
+    int64_t n = 0;
+    setenv("DYNATASK_LEASE", "1", 1);
+    rig_fault = fail_turns;
+    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"all", "n:i -> i", sends_all}, {0}}, ONE);
+    uint64_t was = r.worker->no;
+    dtask_job *job = rig_job(&r, "all", NULL, 0);
+    while (r.worker->no == was) rig_pause(1);
+    failing = 0;
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 42);
+    pthread_mutex_lock(&r.worker->lock);
+    unsigned left = 0;
+    for (dtask_task *f = r.worker->all; f; f = f->after) left += f->lost;
+    pthread_mutex_unlock(&r.worker->lock);
+    cr_assert_eq(left, 0, "%u frames of the old life are left", left);
+    rig_close(&r);
+}
+
 // ---- a frame's mail cannot be read --------------------------------------------------
 
 enum { FAN = 600 };              // more than come with one wake
@@ -211,10 +247,15 @@ BOTH(worker_faults, mail_is_read_once_it_can_be) {
 
 // ---- the store is full ---------------------------------------------------------------
 
-// Takes no children, but all else.
+static gate noted = GATE;
+static char notes[8];            // of the first message with children that was taken
+
+// Takes no children, but all else. The first refusal waits for a second note.
 static void refuse_children(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
     dti_turn *t = &ops[n - 1].turn;
     if (ops[n - 1].kind != DTI_OP_TURN || !failing || !t->nmessages) {
+        for (uint32_t i = 0; ops[n - 1].kind == DTI_OP_TURN && i < t->nmessages; i++)
+            for (uint32_t k = 0; k < t->messages[i].nnotes && !notes[k]; k++) notes[k] = t->messages[i].notes[k].data.p[0];
         rig_engine(e, mem, ops, n);
         return;
     }
@@ -232,7 +273,7 @@ static void refuse_children(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n
     dti_answer *answers = dti_alloc0(mem, nall * sizeof *answers);
     for (uint32_t i = 0, k = 0; i < nall; i++) {
         if (!all[i].nchildren) answers[i] = t->answers[k++];
-        else answers[i].status = DTI_FULL, reads++;
+        else if (answers[i].status = DTI_FULL, reads++ == 0 && all[i].nnotes) gate_open(&noted), gate_wait(&noted, 2);
     }
     t->answers = answers;
 }
@@ -262,6 +303,19 @@ static dtask_err spawner(dtask_task *t, void *arg) {
     return dtask_done(t, "i", x + y);
 }
 
+static dtask_err emits(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_err err = dtask_b_emit(t, dti_strz("\1"));
+    if (!err) err = dtask_spawn(t, "add", NULL, NULL, "i", (int64_t)1);
+    if (err) return err;
+    gate_wait(&noted, 1);        // the first is on its way
+    if (!(err = dtask_b_emit(t, dti_strz("\2")))) err = dtask_progress(t, 1, 2);
+    gate_open(&noted);
+    while (reads < 2) rig_pause(1);
+    failing = 0;
+    return err ? err : dtask_done(t, "i", (int64_t)0);
+}
+
 static dtask_err leaves(dtask_task *t, void *arg) { // without a wait
     (void)arg;
     dtask_child *a;
@@ -274,7 +328,7 @@ static void open_full(rig *r, const char *scheme, const char *timeout) {
     setenv("DYNATASK_ENGINE_TIMEOUT", timeout, 1);
     rig_fault = refuse_children;
     rig_open(r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"spawner", "n:i -> i; retries=1 backoff=0.01", spawner},
-        {"leaves", "n:i -> i", leaves}, {0}}, ONE);
+        {"leaves", "n:i -> i", leaves}, {"emits", "n:i -> i", emits}, {0}}, ONE);
     failing = 1;
 }
 
@@ -294,6 +348,15 @@ BOTH(worker_faults, a_full_store_frees_the_slot_and_is_asked_again) {
     cr_assert_eq(attempts, 1);
     cr_assert_eq(rig_count(same, "added"), 3);
     dtask_job_free(same);
+    rig_close(&r);
+}
+
+BOTH(worker_faults, what_a_full_store_refused_keeps_its_order) {
+    rig r;
+    int64_t n = 0;
+    open_full(&r, scheme, "600");
+    OK(rig_run(&r, "emits", 0, &n));
+    cr_assert_str_eq(notes, "\1\2");
     rig_close(&r);
 }
 

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 static void log_line(int level, const char *line, void *arg) {
     (void)arg;
@@ -47,6 +50,9 @@ void rig_close(rig *r) {
     OK(dtask_worker_run(r->worker));
     dtask_worker_free(r->worker);
     dtask_close(r->app);
+#ifdef __SANITIZE_ADDRESS__
+    cr_assert_eq(__lsan_do_recoverable_leak_check(), 0, "something leaked");
+#endif
     char command[128];
     snprintf(command, sizeof command, "rm -rf %s", r->folder);
     cr_assert_eq(system(command), 0);
