@@ -143,6 +143,5 @@ def test_killed(demo, folder: str, expected: dict[str, str], names: list[str]) -
     deaths = {name: int(name in names) for name in ("C", "Python")}
     said = next(m for line in lines if (m := re.fullmatch(r"workers that died: (.*); lost attempts: (\d+); tasks claimed again: (\d+)", line)))
     assert said[1] == f"C {deaths['C']}, Python {deaths['Python']}"
-    # At the least what the dead worker held was claimed again; of that, one attempt a slot may be lost.
-    assert int(said[3]) > 0
+    # What the dead worker held was claimed again, which may be nothing; of that, one attempt a slot may be lost.
     assert int(said[2]) <= int(said[3])
