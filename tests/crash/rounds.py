@@ -16,8 +16,9 @@ After each round it is checked that
     no path that is not of the tree;
   - each kill cost less than 2 s of progress: the time from it until the next
     outcome is counted.
-A worker that ends by itself, or 60 s without progress, is a failure at once;
-of such a standstill stall.py first writes down what it sees.
+A worker that ends by itself, or 60 s without progress, is a failure at once,
+and so is one that does not drain in 60 s; of a standstill stall.py first
+writes down what it sees.
 Prints a line of JSON for each round; the first line says the seed. Exit code
 1 at the first round that fails, whose files are kept. Any Python runs it: the
 package is taken from this checkout's .venv (script/setup makes it) where
@@ -84,6 +85,7 @@ class Worker:
         try:
             return self.process.wait(60)
         except subprocess.TimeoutExpired:
+            stall.look(self.process.pid, self.log.parent / f"{self.process.pid}.txt")
             self.kill()
             return -9
 

@@ -27,10 +27,7 @@ def dump(db: Path, app: str, job: str, pids: Iterable[int], to: Path) -> None:
     _run(to / "show.json", ["dynatask", "show", job, "--json", *where])
     _run(to / "doctor.txt", ["dynatask", "doctor", *where])
     for pid in pids:
-        out = to / f"{pid}.txt"
-        out.write_text(_threads(pid))
-        _run(out, ["gdb", "-nx", "-batch", "-p", str(pid), "-ex", "thread apply all bt"])
-        _run(out, ["py-spy", "dump", "--pid", str(pid)])
+        look(pid, to / f"{pid}.txt")
     for pid in pids:
         _signal(pid, signal.SIGSTOP)
     try:
@@ -40,6 +37,13 @@ def dump(db: Path, app: str, job: str, pids: Iterable[int], to: Path) -> None:
     finally:
         for pid in pids:
             _signal(pid, signal.SIGCONT)
+
+
+def look(pid: int, to: Path) -> None:
+    """Writes what the threads of a process wait for into the file `to`."""
+    to.write_text(_threads(pid))
+    _run(to, ["gdb", "-nx", "-batch", "-p", str(pid), "-ex", "thread apply all bt"])
+    _run(to, ["py-spy", "dump", "--pid", str(pid)])
 
 
 def _run(to: Path, command: list[str]) -> None:
