@@ -88,7 +88,7 @@ class Processes:
                         self._bad.append(process.exitcode or 0)
 
     def wait(self) -> None:
-        """Until all have ended. Signal handlers run meanwhile."""
+        """Until all have ended."""
         self._thread.join()
 
     def check(self) -> None:

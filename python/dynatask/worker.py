@@ -20,6 +20,7 @@ import msgspec
 from . import _core
 from . import options as opts
 from ._crew import Crew
+from ._signals import Signals
 from .errors import BadArguments, UsageError
 from .scope import With
 
@@ -31,7 +32,6 @@ __all__ = ["Worker"]
 
 _COROUTINES = 256  # at once, where nothing is said
 _AS_CONFIGURED = -1.0  # the option grace
-_AGAIN_S = 3600.0  # an interruptible wait begins anew so often
 
 
 class Worker(With["Worker"]):
@@ -79,18 +79,25 @@ class Worker(With["Worker"]):
 
         Ignored ones stay ignored; on another thread than the main one all stay as they are.
         """
-        main = threading.current_thread() is threading.main_thread()
-        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT) if main}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._signalled)
-        try:
+        if threading.current_thread() is threading.main_thread():
+            self._run_main()
+        else:
             self._start(own_loop=True)
             self._wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         self._raise()
+
+    def _run_main(self) -> None:
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+        with Signals() as signals:
+            for number, handler in before.items():
+                if handler is not signal.SIG_IGN:
+                    signal.signal(number, self._signalled)
+            try:
+                self._start(own_loop=True)
+                signals.wait(self._wait)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def stop(self, grace: float = 30) -> None:
         """Begins to drain, and returns: handlers get `grace` seconds. Again: stops at once. From any thread, or a signal."""
@@ -205,12 +212,11 @@ class Worker(With["Worker"]):
         self.stop(_AS_CONFIGURED)
 
     def _wait(self) -> None:
-        """Until all has ended. Signal handlers run meanwhile."""
+        """Until all has ended."""
         if self._processes is not None:
             self._processes.wait()
         for crew in self._crews:
-            while not crew.ended.wait(_AGAIN_S):
-                pass
+            crew.ended.wait()
         if self in self._app.working_here:
             self._app.working_here.remove(self)
 

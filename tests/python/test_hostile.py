@@ -646,3 +646,24 @@ def test_a_stop_that_comes_before_the_start_counts(app: App) -> None:
     worker.run()  # returns: it was told to stop
     with app.worker(slots=1):
         assert f.start().result() == 1
+
+
+def test_a_signal_that_another_thread_is_given_stops_the_worker() -> None:
+    # So it is with one that comes while the process is stopped: any thread may be the first to go on.
+    done = run(
+        """
+import signal, threading
+from dynatask import App
+app = App("hostile", url="memory:")
+
+@app.task
+def f() -> None:
+    assert threading.current_thread() is not threading.main_thread()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+f.start()
+app.worker(slots=1).run()
+print("drained")
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "drained\n"), done.stderr
