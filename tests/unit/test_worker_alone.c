@@ -117,7 +117,7 @@ BOTH(worker_alone, no_slot_is_idle_behind_another) {
 
 // One that is woken to go on alone goes before those that were woken earlier:
 // they may not begin until it has.
-static gate holds_slot = GATE, lets_go = GATE;
+static gate parkers = GATE, holds_slot = GATE, lets_go = GATE;
 
 static dtask_err holder(dtask_task *t, void *arg) {
     (void)arg;
@@ -131,6 +131,7 @@ static dtask_err parks(dtask_task *t) {
     dtask_child *c;
     dtask_err err = dtask_spawn(t, "add", DTASK_OPTS("delay", "5"), &c, "i", (int64_t)1);
     bool held = false;
+    gate_open(&parkers);
     while (!err && !held) {
         held = gate_at(&holds_slot);
         err = dtask_wait(t, c, 50);
@@ -159,7 +160,9 @@ BOTH(worker_alone, a_woken_one_goes_first) {
         {"parks_lost", "n:i -> i", parks_lost}, {"parks_other", "n:i -> i", parks_other}, {0}}, DTASK_OPTS("slots", "1"));
     int64_t n = 0;
     attempts = 0;
-    dtask_job *jobs[] = {rig_job(&r, "parks_lost", NULL, 0), rig_job(&r, "parks_other", NULL, 0), rig_job(&r, "holder", NULL, 0)};
+    dtask_job *jobs[3] = {rig_job(&r, "parks_lost", NULL, 0), rig_job(&r, "parks_other", NULL, 0)};
+    gate_wait(&parkers, 2);
+    jobs[2] = rig_job(&r, "holder", NULL, 0);
     gate_wait(&holds_slot, 1);
     for (bool both = false; !both; rig_pause(1)) { // both are woken, and the slot is held
         pthread_mutex_lock(&r.worker->lock);
