@@ -12,7 +12,7 @@ struct dtask_job {
     char *id;                    // as given: "job" or "job/ord"
     dtask_str job;               // the job's part of it
     uint32_t ord;
-    dti_hash hash;               // what a bell asks for
+    dti_hash hash;               // of the job
     pthread_mutex_t lock;
     bool ended;                  // then for good:
     dtask_err end_err;           // 0, EFAILED, ECANCELLED, ESKIPPED
@@ -22,4 +22,6 @@ struct dtask_job {
 
 // Reads how it stands and remembers its end. ENOTFOUND.
 dtask_err dti_job_look(dtask_job *, bool *out_ended);
+// What a bell is told to ring at its end. ENOTFOUND.
+dtask_err dti_job_bell(const dtask_job *, dti_hash *out);
 void dti_job_drop(dtask_job *);

@@ -13,6 +13,7 @@ static dtask_err run(dti_store *store, dti_tx *tx, dti_op *op, jmp_buf *trap) {
 dtask_err dti_run_op(dti_store *store, dti_tx *tx, dti_op *op) {
     jmp_buf trap, *outer = store->trap;
     size_t types = tx->fx.ntypes, workers = tx->fx.nworkers, ended = tx->fx.nended;
+    bool more = tx->fx.ended_more;
     store->trap = &trap;
     tx->store = store;
     tx->work = NULL;
@@ -22,6 +23,7 @@ dtask_err dti_run_op(dti_store *store, dti_tx *tx, dti_op *op) {
         tx->fx.ntypes = types;
         tx->fx.nworkers = workers;
         tx->fx.nended = ended;
+        tx->fx.ended_more = more;
     }
     return err;
 }
@@ -73,6 +75,7 @@ bool dti_sleep_take(dti_sleep *s, dti_effects *fx) {
     if (!wanted && atomic_load_explicit(&s->for_job, memory_order_relaxed)) {
         uint64_t h0 = atomic_load_explicit(&s->job[0], memory_order_relaxed);
         uint64_t h1 = atomic_load_explicit(&s->job[1], memory_order_relaxed);
+        wanted = fx->ended_more;
         for (size_t i = 0; i < fx->nended && !wanted; i++) wanted = fx->ended[i].h[0] == h0 && fx->ended[i].h[1] == h1;
     }
     bool works = fx->todo && worker;

@@ -101,6 +101,17 @@ void dti_admit(dti_tx *tx, dti_t *t) {
 
 // ---- ending -----------------------------------------------------------------
 
+// For who waits from outside. Of very many some are not named: then all look.
+static void tell_waiters(dti_tx *tx, const dti_t *t) {
+    dti_effects *fx = &tx->fx;
+    if (fx->nended >= DTI_ENDED_MAX) {
+        fx->ended_more = true;
+        return;
+    }
+    fx->ended = dti_more(tx, fx->ended, fx->nended, &fx->cended, sizeof *fx->ended);
+    fx->ended[fx->nended++] = dti_task_hash(t->job, t->ord);
+}
+
 static void complete(dti_tx *tx, dti_t *t, dti_state verdict) {
     dti_taskrow *r = t->r;
     dti_move(tx, t, verdict);
@@ -111,6 +122,7 @@ static void complete(dti_tx *tx, dti_t *t, dti_state verdict) {
     if (r->nkids && t->j->keep != DTI_KEEP_ALL) dti_push(tx, DTI_DO_DROP, t->job, t->ord, 1, 0);
     dti_hooks(tx, t);
     if (t->ord == 0) return dti_job_end(tx, t);
+    tell_waiters(tx, t);
 
     dti_t p;
     if (!dti_task(tx, t->job, r->parent, &p) || !p.r->open)

@@ -137,6 +137,7 @@ bool dti_id_split(dtask_str id, dtask_str *job, uint32_t *ord) {
 }
 
 dti_hash dti_id_hash(dtask_str id) { return dti_hash128(id.p, id.n, 0); }
+dti_hash dti_task_hash(uint64_t job, uint32_t ord) { return (dti_hash){{job, ord}}; }
 
 // ---- the store's own -----------------------------------------------------------------
 

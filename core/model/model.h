@@ -27,6 +27,7 @@ enum {
     DTI_EMITS_MAX = 100000,      // of a job
     DTI_TOLD_MAX = 256,          // ranges
     DTI_BLOB_MIN = 64 << 10,     // bytes
+    DTI_ENDED_MAX = 64,          // ends that a transaction's effects name before tasks are left out
     DTI_BANGS_MAX = 7,           // '!' in a job id
 };
 #define DTI_HERE 0x80000000u     // a ref: position in this message's children, else an ord
@@ -34,7 +35,8 @@ enum {
 typedef struct {                 // what a transaction did that others wait for
     uint32_t *types; size_t ntypes, ctypes;     // have new ready tasks (no duplicates)
     uint64_t *workers; size_t nworkers, cworkers; // have new wakes
-    dti_hash *ended; size_t nended, cended;     // hashes of ids of jobs that ended
+    dti_hash *ended; size_t nended, cended;     // of jobs (dti_id_hash) and of tasks (dti_task_hash) that ended
+    bool ended_more;             // and of tasks that are not in it: DTI_ENDED_MAX
     bool todo;                   // work that somebody waits for was left: a sweep is due at once
 } dti_effects;                   // lies in the arena
 
@@ -269,6 +271,7 @@ dtask_err dti_id_check(dtask_str id, bool own);
 // Splits "job/ord" at the last slash; a bare job id gives ord 0.
 bool dti_id_split(dtask_str id, dtask_str *job, uint32_t *ord);
 dti_hash dti_id_hash(dtask_str job_id);
+dti_hash dti_task_hash(uint64_t job_no, uint32_t ord); // what who waits for a task other than a root sleeps for
 
 // states.c: the one table of legal edges; from DTI_STATES: "made as".
 bool dti_edge_legal(unsigned from, unsigned to);

@@ -452,6 +452,36 @@ CASE(a_wake_rings_its_worker_and_an_end_its_waiter) {
     leave(w, &b);
 }
 
+CASE(the_end_of_a_task_rings_who_waits_for_it) {
+    enum { KIDS = DTI_ENDED_MAX + 6 };
+    actor a = worker(w);
+    const dti_engine_ops *ops = w->e->ops;
+    dti_bell *client;
+    cr_assert_eq(ops->bell_open(w->e, 0, &client), DTASK_OK);
+    uint64_t no = start(w, "j", (dti_new){0});
+    dti_claim c = claim(w, &a), kids[KIDS];
+    dti_new made[KIDS];
+    for (uint64_t i = 0; i < KIDS; i++) made[i] = call_of(w->b, i);
+    say(w, &a, &c, (dti_message){.children = made, .nchildren = KIDS, .end = DTI_END_PARK, .mask = DTI_QUIET});
+    for (int i = 0; i < KIDS; i++) kids[i] = claim(w, &a);
+    dti_hash h = dti_task_hash(no, kids[1].ord);
+    ops->bell_asleep(client, NULL, 0, &h);
+    end(w, &a, &kids[0], DTI_END_SUCCEED);
+    cr_assert(!rung(w, client), "another task ended");
+    end(w, &a, &kids[1], DTI_END_SUCCEED);
+    cr_assert(rung(w, client));
+    ops->bell_awake(client);
+    h = dti_task_hash(no, kids[KIDS - 1].ord); // the last of more than are named
+    ops->bell_asleep(client, NULL, 0, &h);
+    dti_message m[KIDS - 2];
+    for (int i = 2; i < KIDS; i++)
+        m[i - 2] = (dti_message){.job = no, .ord = kids[i].ord, .token = kids[i].token, .seq = 1, .end = DTI_END_SUCCEED};
+    turn(w, &a, (dti_turn){.messages = m, .nmessages = KIDS - 2});
+    cr_assert(rung(w, client));
+    ops->bell_close(client);
+    leave(w, &a);
+}
+
 CASE(a_worker_that_is_gone_gives_back_what_it_held) {
     actor a = worker(w), b = worker(w);
     uint64_t one = start(w, "j1", call_of(w->a, 1)), two = start(w, "j2", call_of(w->a, 2));
