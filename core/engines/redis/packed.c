@@ -117,10 +117,15 @@ bool dti_packed_job(dtask_str s, dti_jobrow *j) {
     j->retain_us = when(c);
     j->grace_us = when(c);
     j->lanes = u32(c);
-    uint32_t counts = u16(c);
+    uint32_t only = u8(c); // the state of the only task; 255: counts follow
     j->paused = (uint8_t)u8(c);
-    for (unsigned i = 0; i < DTI_STATES; i++) {
-        if (counts >> i & 1) j->count[i] = u32(c);
+    if (only < DTI_STATES) {
+        j->count[only] = 1;
+    } else {
+        uint32_t counts = u16(c);
+        for (unsigned i = 0; i < DTI_STATES; i++) {
+            if (counts >> i & 1) j->count[i] = u32(c);
+        }
     }
     if (mask & 1) {
         j->max_tasks = u32(c);

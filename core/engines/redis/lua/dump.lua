@@ -11,7 +11,7 @@ local function dump_job(out, key)
         local field, s = got[i], got[i + 1]
         if field == 'j' then insert(out, {'job', no, s})
         elseif field == 'r' then insert(out, {'task', no, 0, s})
-        elseif tonumber(field) == D_KIDS then
+        elseif field == KIND[D_KIDS] then
             for at = 1, #s, 16 do insert(out, {'kids', no, 0, sub(s, at, at + 15)}) end
         elseif tonumber(field) then
             insert(out, {'data', no, 0, tonumber(field), s})
@@ -65,7 +65,7 @@ local function dump_sets(out)
         for e in each(alone(tonumber(rest(key, 7)))) do insert(out, {'alone', tonumber(rest(key, 7)), e.job, e.ord}) end
     end
     for _, key in ipairs(keys('held:*')) do
-        for e in each(held(tonumber(rest(key, 6)))) do insert(out, {'held', tonumber(rest(key, 6)), e.job, e.ord}) end
+        for _, e in ipairs(held_all(tonumber(rest(key, 6)))) do insert(out, {'held', tonumber(rest(key, 6)), e.job, e.ord}) end
     end
     for _, key in ipairs(keys('wakes:*')) do
         local no = tonumber(rest(key, 7))

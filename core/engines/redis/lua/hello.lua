@@ -166,11 +166,10 @@ function dt.do_worker(d)
             local t = task(e.job, e.ord)
             if t and t.owner == d.job and t.token == e.token and t.state == RUNNING then dt.lose(t, false) end
         else
-            local z = held(d.job)
-            e = front(z)
+            e = held_front(d.job)
             if not e then return false end
             local t = task(e.job, e.ord)
-            if not t then zdel(z, e.m) else dt.lose(t, d.arg ~= 0) end
+            if not t then held_set(d.job, e, false) else dt.lose(t, d.arg ~= 0) end
         end
     end
     return true

@@ -14,15 +14,15 @@ dt.index_job = index_job
 function dt.job_begin(s, hook_of, skipped_for)
     local no = meta.next_job
     meta.next_job = no + 1
-    local j, id, new = job_new(no), s[2], s[3]
-    j.keep, j.type, j.retain_us, j.grace_us, j.created = s[9] or 0, new[1], s[10] or 0, s[11] or 0, now
+    local id, new = s[2], s[3]
+    local j = job_new(no, s[9] or 0, new[1], s[10] or 0, s[11] or 0)
     if (s[7] or 0) ~= 0 then j.max_tasks = s[7] end
     if (s[8] or 0) ~= 0 then j.max_depth = s[8] end
     if (s[6] or 0) ~= 0 then j.of = s[6] end
     if (s[12] or 0) ~= 0 then j.blob_min = s[12] end
     if hook_of ~= 0 then j.hook_of = hook_of end
     list_job(no, JOB_RUNNING, true)
-    hset(hash(P .. 'ids'), id, tostring(no))
+    hset(hash(P .. 'ids'), id, j.h.name)
 
     local t = dt.task_make(j, 0, new)
     data_set(t, D_ID, id)
@@ -48,7 +48,7 @@ function dt.job_end(root)
         local of = dt.job(j.hook_of)
         if of and of.hooks ~= 0 then of.hooks = of.hooks - 1 end
     end
-    insert(fx.ended, hget(j.h, D_ID) or '')
+    insert(fx.ended, hget(j.h, '8') or '')
 end
 
 function dt.do_lanes(d)
@@ -132,11 +132,11 @@ end
 -- step. False: its callbacks have not ended.
 function dt.job_forget(j)
     if j.ended == 0 or j.hooks ~= 0 then return false end
-    local id = hget(j.h, D_ID)
+    local id = hget(j.h, '8')
     if not id then return true end -- has begun
     hset(hash(P .. 'ids'), id, false)
     list_job(j.no, j.state, false)
-    hset(j.h, D_ID, false)
+    hset(j.h, '8', false)
     dt.push(DO_PURGE, j.no, 0, 0, 0)
     return true
 end

@@ -43,7 +43,7 @@ function dt.lane_flush()
     local lane = lane_at(type, job, prio)
     if not lane then
         local j = dt.job(job)
-        lane = lane_new(j, type, prio, {no = meta.next_lane, vtime = 0, head = 0, tail = 0, next = j.lanes})
+        lane = lane_new(j, type, prio, meta.next_lane)
         meta.next_lane = meta.next_lane + 1
         j.lanes = lane.code
     end
@@ -114,7 +114,7 @@ end
 -- CLAIM: job, ord, token, row, id, args, deps' results, again, state, trigger.
 local function fill(t, again)
     local j, ord, bits = t.j, t.ord, t.bits
-    local id = hget(j.h, D_ID) or ''
+    local id = hget(j.h, '8') or ''
     local c = {t.job, ord, t.token, row_bytes(t), id, data_of(j, ord, D_ARGS)}
     local state = band(bits, HAS_STATE) ~= 0 and data_raw(j, ord, D_STATE) or ''
     local trigger = ord == 0 and data_raw(j, 0, D_TRIGGER) or ''
@@ -156,7 +156,8 @@ local function claim(u, w, job, ord)
         if t.expires ~= 0 then due_del(t.expires, t) end
     end
     t.owner, t.by, t.token, t.attempt = w.no, w.no, u.nonce, t.attempt + 1
-    t.seq, t.park_seq = 0, 0
+    if t.seq ~= 0 then t.seq = 0 end
+    if t.park_seq ~= 0 then t.park_seq = 0 end
     if bits >= HAS_KEYS then
         if band(bits, TELLS) ~= 0 then dt.told_clear(t) end
         if band(bits, HAS_KEYS) ~= 0 then
@@ -164,7 +165,7 @@ local function claim(u, w, job, ord)
             dt.unique_free(t, true)
         end
     end
-    zput(held(w.no), place(t))
+    held_set(w.no, t, true)
     u.nclaims = u.nclaims + 1
     u.claims[u.nclaims] = fill(t, false)
     return true
@@ -176,7 +177,7 @@ local function claim_type(u, w, type, n)
         local e = front(q)
         if not e then break end
         local prio, job = e.prio, e.job
-        job_ahead(job, type * 8 + prio)
+        if jobs[job] == nil then job_load(job, type * 8 + prio) end
         local lane, row = lane_at(type, job, prio), type_row(type)
         if not lane or not row then raise(EINTERNAL, 'type no %d has a turn without a lane', type) end
         if row.vmin < e.s then dt.type_mut(type).vmin = e.s end
@@ -187,7 +188,7 @@ local function claim_type(u, w, type, n)
             while got < most and n > 0 and stale < CASCADE do
                 local ext = front_take(lane)
                 if not ext then break end
-                dt.rows_ahead(job, ext.first, min(ext.count, n), D_ARGS)
+                if ext.first + ext.count > 1 then dt.rows_ahead(job, ext.first, min(ext.count, n), D_ARGS) end
                 while got < most and n > 0 and stale < CASCADE and ext.count > 0 do
                     if claim(u, w, job, ext.first) then got, n = got + 1, n - 1 else stale = stale + 1 end
                     ext.first, ext.count = ext.first + 1, ext.count - 1
@@ -248,7 +249,7 @@ end
 
 -- The turn was resent: what its first copy claimed.
 function dt.claim_again(u)
-    for e in each(held(u.worker)) do
+    for _, e in ipairs(held_all(u.worker)) do
         local r = look(e.job, e.ord)
         if r and r.token == u.nonce and r.state == RUNNING and r.seq == 0 then
             u.nclaims = u.nclaims + 1

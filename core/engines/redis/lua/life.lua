@@ -14,9 +14,8 @@ do
 -- NEW: 1 type, 2 prio, 3 bits (1 may_fail, 2 journal), 4 call, 5 args, 6 retries, 7 crashes, 8 timeout_ms, 9 ptries, 10 due, 11 expires,
 -- 12 refs, 13 keys.
 function dt.task_make(j, ord, new, parent)
-    local t = task_new(j, ord)
+    local t = task_new(j, ord, new[1], new[4] or ZERO16, new[6] or 0, new[7] or 0)
     local bits = new[3]
-    t.state, t.type, t.call, t.added, t.retries, t.crashes = STATES, new[1], new[4] or ZERO16, now, new[6] or 0, new[7] or 0
     if new[2] ~= 0 then t.prio = new[2] end
     if bits ~= 0 then t.bits = bits % 2 * SEEN + floor(bits / 2) % 2 * JOURNAL end
     if (new[8] or 0) ~= 0 then t.timeout_ms = new[8] end
@@ -37,8 +36,9 @@ end
 function dt.unown(t)
     local owner = t.owner
     if owner == 0 then return end
-    zdel(held(owner), pack('>I6I4', t.job, t.ord))
-    t.owner, t.token, t.seq = 0, ZERO8, 0
+    held_set(owner, t, false)
+    t.owner, t.token = 0, ZERO8
+    if t.seq ~= 0 then t.seq = 0 end
 end
 unown = dt.unown
 
@@ -54,6 +54,7 @@ function dt.move(t, to)
     if from == READY and t.lost ~= 0 then zdel(alone(t.type), pack('>I6I4', t.job, t.ord)) end -- nobody shall run dry for it
     if from < STATES then j[from] = j[from] - 1 end
     j[to] = j[to] + 1
+    j.last = to -- where the only task of a job is
     t.state = to
 end
 move = dt.move
@@ -141,7 +142,9 @@ end
 function dt.finish(t, verdict, reason)
     due_clear(t)
     if t.expires ~= 0 and t.begun == 0 then due_del(t.expires, t) end
-    t.wait, t.at_limit, t.reason = 0, 0, reason
+    if t.wait ~= 0 then t.wait = 0 end
+    if t.at_limit ~= 0 then t.at_limit = 0 end
+    if reason ~= t.reason then t.reason = reason end
     if t.open == 0 then return complete(t, verdict) end
     t.verdict = verdict
     move(t, CLOSING)

@@ -1,7 +1,7 @@
 -- Tables that are walked in order, over Redis' sorted sets, lists and hashes,
 -- with what this run adds and takes away.
 
-local zset, zput, zdel, front, second, each, zflush
+local zset, zput, zdel, zbefore, front, second, each, zflush
 do
 -- ---- sorted sets, walked in order -------------------------------------------------------
 -- An entry: s its score, a, b its place among equals, m the member. `win` is
@@ -21,6 +21,8 @@ local function before(x, y)
     if x.a ~= y.a then return x.a < y.a end
     return x.b < y.b
 end
+
+zbefore = before
 
 local function zmark(z, m, e)
     if not z.dirty then
@@ -144,14 +146,21 @@ function zflush(z)
 end
 end
 
-local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held, place, wakes_of, wake_put
+local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held_set, held_all, held_front, held_flush, place, wakes_of, wake_put
 do
 -- Which they are. Members begin with their order, big-endian.
 local function decode_turn(m, s)
     local no, prio, job = unpack_s('>I6BI6', m)
     return {s = s, a = no, b = 0, m = m, no = no, prio = prio, job = job}
 end
-function turnq(type) return zset(P .. 'q:' .. type, decode_turn) end
+function turnq(type)
+    local z = turnqs[type]
+    if not z then
+        z = zset(P .. 'q:' .. type, decode_turn)
+        turnqs[type] = z
+    end
+    return z
+end
 
 local function decode_due(m, s)
     local _, job, ord = unpack_s('>I7I6I4', m)
@@ -181,7 +190,64 @@ function decode_place(m, s)
     return {s = s, a = job, b = ord, m = m, job = job, ord = ord}
 end
 function alone(type) return zset(P .. 'alone:' .. type, decode_place) end
-function held(worker) return zset(P .. 'held:' .. worker, decode_place, true) end
+
+-- What a worker holds: an unordered set, sorted where somebody walks it.
+local function held(worker)
+    local h = helds[worker]
+    if not h then
+        h = {key = P .. 'held:' .. worker, over = {}, win = nil, at = 1}
+        helds[worker] = h
+    end
+    return h
+end
+
+function held_set(worker, t, there)
+    local h = held(worker)
+    h.over[pack('>I6I4', t.job, t.ord)] = there
+    if there then h.win = nil end
+end
+
+function held_all(worker)
+    local h = held(worker)
+    local win = h.win
+    if not win then
+        win = {}
+        local seen, over = call('SMEMBERS', h.key), h.over
+        for i = 1, #seen do
+            if over[seen[i]] == nil then win[#win + 1] = decode_place(seen[i], 0) end
+        end
+        for m, there in pairs(over) do
+            if there then win[#win + 1] = decode_place(m, 0) end
+        end
+        table.sort(win, zbefore)
+        h.win, h.at = win, 1
+    end
+    return win
+end
+
+function held_flush()
+    for _, h in pairs(helds) do
+        local add, rem, n, k = {}, {}, 0, 0
+        for m, there in pairs(h.over) do
+            if there then
+                n = n + 1
+                add[n] = m
+            else
+                k = k + 1
+                rem[k] = m
+            end
+        end
+        for i = 1, k, 4000 do call('SREM', h.key, unpack(rem, i, min(i + 3999, k))) end
+        for i = 1, n, 4000 do call('SADD', h.key, unpack(add, i, min(i + 3999, n))) end
+    end
+    helds = {}
+end
+
+function held_front(worker) -- the least; nil: none
+    local win, h = held_all(worker), helds[worker]
+    while win[h.at] and h.over[win[h.at].m] == false do h.at = h.at + 1 end
+    return win[h.at]
+end
 function place(t) return {s = 0, a = t.job, b = t.ord, m = pack('>I6I4', t.job, t.ord), job = t.job, ord = t.ord} end
 
 local function decode_wake(m, s)
@@ -253,7 +319,10 @@ local function ext_decode(s)
     return {first = first, count = count, job = job}
 end
 
--- d: what has head, tail, x (by position; false: none) and h, its hash.
+-- d: what has head, tail, x (by position; false: gone), no and kind, which
+-- name its hash. An extent with .d is to be written.
+local function ext_key(d) return P .. d.kind .. d.no end
+
 local function ext_get(d, pos)
     local e = d.x[pos]
     if e == nil then
@@ -261,7 +330,7 @@ local function ext_get(d, pos)
         for p = pos, min(pos + 31, d.tail - 1) do
             if d.x[p] == nil then ask[#ask + 1] = p end
         end
-        local got = call('HMGET', d.key, unpack(ask))
+        local got = call('HMGET', ext_key(d), unpack(ask))
         for i = 1, #ask do d.x[ask[i]] = got[i] and ext_decode(got[i]) or false end
         e = d.x[pos]
     end
@@ -270,22 +339,22 @@ end
 
 local function ext_put(d, pos, e)
     d.x[pos] = e
-    d.xd[pos] = true
+    if e then e.d = true end
 end
 
 local function ext_flush(d)
-    local set, rem = {}, {}
-    for pos in pairs(d.xd) do
-        local e = d.x[pos]
-        if e then
-            set[#set + 1], set[#set + 2] = pos, pack('<I4I4I6', e.first, e.count, e.job)
-        else
+    local set, rem, key = {}, {}, ext_key(d)
+    for pos, e in pairs(d.x) do
+        if not e then
             rem[#rem + 1] = pos
+        elseif e.d then
+            e.d = nil
+            set[#set + 1], set[#set + 2] = pos, pack('<I4I4I6', e.first, e.count, e.job)
         end
     end
-    for i = 1, #rem, 4000 do call('HDEL', d.key, unpack(rem, i, min(i + 3999, #rem))) end
-    for i = 1, #set, 4000 do call('HSET', d.key, unpack(set, i, min(i + 3999, #set))) end
-    d.xd = {}
+    for i = 1, #rem do d.x[rem[i]] = nil end
+    for i = 1, #rem, 4000 do call('HDEL', key, unpack(rem, i, min(i + 3999, #rem))) end
+    for i = 1, #set, 4000 do call('HSET', key, unpack(set, i, min(i + 3999, #set))) end
 end
 
 -- ---- lanes: in the job's hash; its only extent lies with it ----------------------------------
@@ -306,23 +375,20 @@ local function lane_at(type, no, prio)
         local s = hget(j.h, 'l' .. code)
         l = false
         if s and s ~= '' then
-            local _, first, count
-            l = {j = j, job = no, type = type, prio = prio, code = code, x = {}, xd = {}}
-            _, l.no, l.vtime, l.head, l.tail, l.next, first, count = unpack_s('<BI6I7i5i5I4I4I4', s)
-            l.key = P .. 'x:' .. l.no
-            l.stored = l.tail - l.head
-            l.raw = s
-            if l.stored == 1 then l.x[l.head] = {first = first, count = count, job = no} end
+            local _, lane_no, vtime, head, tail, next, first, count = unpack_s('<BI6I7i5i5I4I4I4', s)
+            l = {j = j, job = no, type = type, prio = prio, code = code, kind = 'x:', no = lane_no, vtime = vtime, head = head, tail = tail,
+                next = next, stored = tail - head, raw = s, touched = false, gone = false,
+                x = tail - head == 1 and {[head] = {first = first, count = count, job = no, d = false}} or {}}
         end
         j.lane_rows[code] = l
     end
     return l and lane_touch(l) or nil
 end
 
-local function lane_new(j, type, prio, l)
+local function lane_new(j, type, prio, lane_no)
     local code = type * 8 + prio
-    l.j, l.job, l.type, l.prio, l.code, l.x, l.xd, l.stored = j, j.no, type, prio, code, {}, {}, 0
-    l.key = P .. 'x:' .. l.no
+    local l = {j = j, job = j.no, type = type, prio = prio, code = code, kind = 'x:', no = lane_no, vtime = 0, head = 0, tail = 0,
+        next = j.lanes, stored = 0, x = {}, touched = false, gone = false}
     j.lane_rows[code] = l
     return lane_touch(l)
 end
@@ -340,12 +406,14 @@ local function lane_flush(l)
         first, count = e.first, e.count
     elseif n > 1 then
         if l.stored == 1 then -- not in the hash yet
-            for pos = l.head, l.tail - 1 do l.xd[pos] = true end
+            for _, e in pairs(l.x) do
+                if e then e.d = true end
+            end
         end
         ext_flush(l)
     end
-    if n < 2 and l.stored > 1 then call('DEL', l.key) end
-    l.stored, l.xd, l.touched = n, {}, nil
+    if n < 2 and l.stored > 1 then call('DEL', ext_key(l)) end
+    l.stored, l.touched = n, false
     if l.gone then
         if not l.j.gone_whole then hset(l.j.h, 'l' .. l.code, '') end -- no second call for the job's hash
         return

@@ -6,10 +6,15 @@ do
 -- ---- kids: in rising order of their first ordinal -----------------------------------
 -- Up to four lie with the task's data, more in a list of their own.
 function kids_list(j, ord, nkids)
-    local l = j.kid_lists[ord]
+    local lists_of = j.kid_lists
+    if not lists_of then
+        lists_of = {}
+        j.kid_lists = lists_of
+    end
+    local l = lists_of[ord]
     if not l then
         l = {j = j, ord = ord, key = P .. 'k:' .. j.no .. ':' .. ord, big = nkids > 4, win = nkids == 0 and {} or nil, add = {}, at = 1}
-        j.kid_lists[ord] = l
+        lists_of[ord] = l
     end
     return l
 end
@@ -100,7 +105,7 @@ function kids_flush(l)
         for i = l.at, #l.win + #l.add do a[#a + 1] = kid_bytes(kid_at(l, i)) end
         local few = #l.win + #l.add <= 4
         local s = few and concat(a) or ''
-        local field = l.ord == 0 and D_KIDS or char(l.ord % 64, D_KIDS)
+        local field = l.ord == 0 and KIND[D_KIDS] or char(l.ord % 64, D_KIDS)
         hset(l.ord == 0 and l.j.h or bucket(l.j, 'd', l.ord), field, s ~= '' and s)
         if few then a = {} else l.big = true end
     end
@@ -164,9 +169,8 @@ local function limit_at(key)
         local s = hget(hash(P .. 'limit'), key)
         l = false
         if s then
-            l = {of = key, x = {}, xd = {}}
+            l = {of = key, kind = 'w:', x = {}}
             l.no, l.max, l.used, l.head, l.tail = unpack_s('<I6I7I6i5i5', s)
-            l.key = P .. 'w:' .. l.no
         end
         limits[key] = l
     end
@@ -178,7 +182,7 @@ local function limit_at(key)
 end
 
 local function limit_new(key, no)
-    local l = {of = key, no = no, max = 0, used = 0, head = 0, tail = 0, x = {}, xd = {}, key = P .. 'w:' .. no, touched = true}
+    local l = {of = key, no = no, max = 0, used = 0, head = 0, tail = 0, kind = 'w:', x = {}, touched = true}
     limits[key] = l
     limit_touched[#limit_touched + 1] = l
     return l
@@ -325,19 +329,17 @@ local function meta_flush()
 end
 
 local function hash_flush(h)
-    local set, rem, n, k = {}, {}, 0, 0
-    for field, v in pairs(h.w) do
-        if v then
-            set[n + 1], set[n + 2] = field, v
-            n = n + 2
-        else
-            k = k + 1
-            rem[k] = field
-        end
+    local set, d = h.w, h.d
+    h.w, h.d = nil, nil
+    local n = #set
+    if n > 0 and n <= 4000 then call('HSET', h.key, unpack(set))
+    else
+        for i = 1, n, 4000 do call('HSET', h.key, unpack(set, i, min(i + 3999, n))) end
     end
-    h.w = nil
-    for i = 1, k, 4000 do call('HDEL', h.key, unpack(rem, i, min(i + 3999, k))) end
-    for i = 1, n, 4000 do call('HSET', h.key, unpack(set, i, min(i + 3999, n))) end
+    if not d then return end
+    local rem = {}
+    for field in pairs(d) do rem[#rem + 1] = field end
+    for i = 1, #rem, 4000 do call('HDEL', h.key, unpack(rem, i, min(i + 3999, #rem))) end
 end
 
 -- The first command is one that a server out of memory refuses, so that it
@@ -385,8 +387,8 @@ function dt.flush()
     end
     for i = 1, #limit_touched do limit_flush(limit_touched[i]) end
     for i = 1, #dels do
-        local h = hashes[dels[i]]
-        if h then h.w = nil end
+        dels[i].w = nil
+        dels[i] = dels[i].key
     end
     for i = 1, #dirty do
         if dirty[i].w then hash_flush(dirty[i]) end
@@ -397,6 +399,7 @@ function dt.flush()
         zflush(z)
         zsets[z.key] = nil -- to be read anew
     end
+    held_flush()
     for key, l in pairs(lists) do
         fifo_flush(l)
         lists[key] = nil
@@ -415,6 +418,6 @@ function dt.flush()
         for i = 1, #add, 4000 do call('ZADD', P .. 'jobs:' .. state, unpack(add, i, min(i + 3999, #add))) end
     end
     tasks, touched_jobs, type_touched, worker_touched, limit_touched, lanes_touched, kids_touched = {}, {}, {}, {}, {}, {}, {}
-    dirty, dels, zdirty, listed = {}, {}, {}, {}
+    dirty, dels, zdirty, listed, turnqs = {}, {}, {}, {}, {}
 end
 end

@@ -31,28 +31,34 @@ local function format_of(mask)
     return f
 end
 
+local a = {} -- the values of the row being packed
+
 local function pack_task(r)
-    local mask, a, n = 0, {1, 0, r.state, r.type, r.parent, r.added, r.call, r.retries, r.crashes, r.depth}, 10
-    if r.retries > 255 or r.crashes > 255 or r.depth > 255 or r.timeout_ms ~= 0 then
+    local mask, n = 0, 10
+    local retries, crashes, depth = r.retries, r.crashes, r.depth
+    a[1], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10] = 1, r.state, r.type, r.parent, r.added, r.call, retries, crashes, depth
+    if retries > 255 or crashes > 255 or depth > 255 or r.timeout_ms ~= 0 then
         mask = 1
         a[8], a[9], a[10] = 0, 0, 0
-        a[11], a[12], a[13], a[14] = r.retries, r.crashes, r.depth, r.timeout_ms
+        a[11], a[12], a[13], a[14] = retries, crashes, depth, r.timeout_ms
         n = 14
     end
-    if r.bits ~= 0 or r.prio ~= 0 then
+    local bits, prio = r.bits, r.prio
+    if bits ~= 0 or prio ~= 0 then
         mask = mask + 2
-        a[n + 1], a[n + 2] = r.bits, r.prio
+        a[n + 1], a[n + 2] = bits, prio
         n = n + 2
     end
-    if r.attempt ~= 0 then
-        mask = mask + ((r.attempt < 256 and r.by < 16777216) and 4 or 8)
-        a[n + 1], a[n + 2], a[n + 3] = r.attempt, r.by, r.begun
+    local attempt = r.attempt
+    if attempt ~= 0 then
+        mask = mask + ((attempt < 256 and r.by < 16777216) and 4 or 8)
+        a[n + 1], a[n + 2], a[n + 3] = attempt, r.by, r.begun
         n = n + 3
-    end
-    if r.owner ~= 0 then
-        mask = mask + 16
-        n = n + 1
-        a[n] = r.token
+        if r.owner ~= 0 then
+            mask = mask + 16
+            n = n + 1
+            a[n] = r.token
+        end
     end
     if r.ended ~= 0 or r.reason ~= 0 or r.verdict ~= 0 then
         mask = mask + 32
@@ -93,11 +99,19 @@ local function pack_task(r)
     return pack(formats[mask] or format_of(mask), unpack(a, 1, n))
 end
 
-local function unpack_task(s)
-    local r, mask, at, version = setmetatable({}, task_row)
-    version, mask, r.state, r.type, r.parent, r.added, r.call, r.retries, r.crashes, r.depth, at = unpack_s('<BI2BI3I4I7c16BBB', s)
+-- The row of task `ord` of job j. The constructor names the fields that most
+-- rows get, so that the table is made in its final size.
+local function unpack_task(s, j, ord)
+    local version, mask, state, kind, parent, added, call_hash, retries, crashes, depth, at = unpack_s('<BI2BI3I4I7c16BBB', s)
     if version ~= 1 then raise(EVERSION, 'the shard has a task of version %d, made by a newer release: upgrade', version) end
+    local r = setmetatable({raw = s, job = j.no, ord = ord, j = j, state = state, type = kind, parent = parent, added = added, call = call_hash,
+        retries = retries, crashes = crashes, depth = depth, bits = 0, attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
     if mask == 0 then return r end
+    if mask == 22 then -- claimed, as most
+        r.bits, r.prio, r.attempt, r.by, r.begun, r.token = unpack_s('<I2bBI3I7c8', s, at)
+        r.owner = r.by
+        return r
+    end
     if mask % 2 >= 1 then r.retries, r.crashes, r.depth, r.timeout_ms, at = unpack_s('<I4I4I4I4', s, at) end
     if mask % 4 >= 2 then r.bits, r.prio, at = unpack_s('<I2b', s, at) end
     if mask % 8 >= 4 then r.attempt, r.by, r.begun, at = unpack_s('<BI3I7', s, at) end
@@ -125,21 +139,30 @@ local job_zeros = {
 }
 local job_row = {__index = job_zeros}
 
+-- A job of one task has it in one state; else the counts by state follow,
+-- those that are not 0 by a mask.
+local ALL = 255
 local function pack_job(j)
     local mask, f, n = 0, '', 14
-    local a = {1, 0, j.state, j.keep, j.type, j.next, j.claimed, j.created, j.ended, j.retain_us, j.grace_us, j.lanes, 0, 0}
-    local counts = 0
-    for i = 0, 9 do
-        local c = j[i]
-        if c ~= 0 then
-            counts = counts + 2 ^ i
-            n = n + 1
-            a[n] = c
-            f = f .. 'I4'
+    a[1], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[14] = 1, j.state, j.keep, j.type, j.next, j.claimed, j.created, j.ended,
+        j.retain_us, j.grace_us, j.lanes, j.paused
+    if j.next == 1 then
+        a[13] = j.last
+    else
+        local counts = 0
+        n = 15
+        for i = 0, 9 do
+            local c = j[i]
+            if c ~= 0 then
+                counts = counts + 2 ^ i
+                n = n + 1
+                a[n] = c
+                f = f .. 'I4'
+            end
         end
+        a[13], a[15] = ALL, counts
+        f = 'I2' .. f
     end
-    a[13] = counts
-    a[14] = j.paused
     if j.max_tasks ~= U32 or j.max_depth ~= U32 then
         mask = mask + 1
         f = f .. 'I4I4'
@@ -165,18 +188,27 @@ local function pack_job(j)
         n = n + 3
     end
     a[2] = mask
-    return pack('<BBBBI3I4I4I7I7I7I7I4I2B' .. f, unpack(a, 1, n))
+    return pack(f == '' and '<BBBBI3I4I4I7I7I7I7I4BB' or '<BBBBI3I4I4I7I7I7I7I4BB' .. f, unpack(a, 1, n))
 end
 
-local function unpack_job(s)
-    local j, mask, at, version, counts = setmetatable({}, job_row)
-    version, mask, j.state, j.keep, j.type, j.next, j.claimed, j.created, j.ended, j.retain_us, j.grace_us, j.lanes, counts, j.paused, at =
-        unpack_s('<BBBBI3I4I4I7I7I7I7I4I2B', s)
+local function unpack_job(s, no, h)
+    local version, mask, state, keep, kind, next, claimed, created, ended, retain_us, grace_us, lanes, last, paused, at =
+        unpack_s('<BBBBI3I4I4I7I7I7I7I4BB', s)
     if version ~= 1 then raise(EVERSION, 'the shard has a job of version %d, made by a newer release: upgrade', version) end
-    for i = 0, 9 do
-        if counts % 2 == 1 then j[i], at = unpack_s('<I4', s, at) end
-        counts = floor(counts / 2)
+    local j = setmetatable({no = no, h = h, raw = s, rows = {}, buckets = false, lane_rows = {}, kid_lists = false, state = state, keep = keep, type = kind,
+        next = next, claimed = claimed, created = created, ended = ended, retain_us = retain_us, grace_us = grace_us, lanes = lanes, last = last,
+        paused = paused, touched = false}, job_row)
+    if last ~= ALL then
+        j[last] = 1
+    else
+        local counts
+        counts, at = unpack_s('<I2', s, at)
+        for i = 0, 9 do
+            if counts % 2 == 1 then j[i], at = unpack_s('<I4', s, at) end
+            counts = floor(counts / 2)
+        end
     end
+    if mask == 0 then return j end
     if mask % 2 >= 1 then j.max_tasks, j.max_depth, at = unpack_s('<I4I4', s, at) end
     if mask % 4 >= 2 then j.hooks, j.of, j.hook_of, at = unpack_s('<I4I6I6', s, at) end
     if mask % 8 >= 4 then j.log_n, j.log_bytes, at = unpack_s('<I4I6', s, at) end

@@ -11,17 +11,18 @@ local types, type_touched, workers, worker_touched, limits, limit_touched
 local lanes_touched, kids_touched
 local dels               -- whole keys that go
 local lists
+local turnqs, helds      -- by type, by worker
 local listed             -- jobs by state: state -> no -> there or not
 
 function dt.fresh()
     hashes, dirty, jobs, tasks, touched_jobs, zsets, zdirty = {}, {}, {}, {}, {}, {}, {}
     types, type_touched, workers, worker_touched, limits, limit_touched = {}, {}, {}, {}, {}, {}
-    lanes_touched, kids_touched, dels, lists, listed = {}, {}, {}, {}, {}
+    lanes_touched, kids_touched, dels, lists, listed, turnqs, helds = {}, {}, {}, {}, {}, {}, {}
     meta = nil
 end
 
 -- ---- hashes: f what is known (false: not there), w what is to be written ---------------
-local function hash(key)
+local function hash(key) -- one of those that are known by name
     local h = hashes[key]
     if not h then
         h = {key = key, f = {}, w = nil, whole = false}
@@ -39,13 +40,28 @@ local function hget(h, field)
     return v
 end
 
+-- w: fields and values in turn, the last of a field counts; d: fields to be deleted after that.
 local function hset(h, field, v) -- false: deletes
     h.f[field] = v
-    if not h.w then
-        h.w = {}
+    local w = h.w
+    if not w then
+        if v then w = {field, v} else w = {} end
+        h.w, h.d = w, not v and {[field] = true} or nil
         dirty[#dirty + 1] = h
+        return
     end
-    h.w[field] = v
+    local d = h.d
+    if v then
+        local n = #w
+        w[n + 1], w[n + 2] = field, v
+        if d and d[field] then d[field] = nil end
+    else
+        if not d then
+            d = {}
+            h.d = d
+        end
+        d[field] = true
+    end
 end
 
 -- Asks for those of a list of fields that are not known yet.
@@ -75,34 +91,40 @@ end
 -- ---- jobs and tasks -----------------------------------------------------------------
 -- A job's hash holds its row `j`, its root's row `r`, its root's data by
 -- kind, its lanes. Other tasks lie in buckets of 64: t the rows, d the data.
-local function job_new(no)
-    local h = hash(P .. 'j:' .. no)
-    h.whole = true
-    local j = setmetatable({no = no, h = h, rows = {}, buckets = {}, lane_rows = {}, kid_lists = {}}, job_row)
+local KIND = {[0] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11'} -- of the root's data
+
+local function job_new(no, keep, type, retain_us, grace_us)
+    local name = tostring(no)
+    local h = {key = P .. 'j:' .. name, name = name, f = {}, w = nil, d = nil, whole = true}
+    local j = setmetatable({no = no, h = h, rows = {}, buckets = false, lane_rows = {}, kid_lists = false, touched = true, state = JOB_RUNNING, keep = keep,
+        type = type, next = 0, created = now, retain_us = retain_us, grace_us = grace_us, lanes = 0, last = STATES, paused = 0, claimed = 0}, job_row)
     jobs[no] = j
     touched_jobs[#touched_jobs + 1] = j
-    j.touched = true
+    return j
+end
+
+-- code: of a lane: with what a claim of the root asks for.
+local function job_load(no, code)
+    local name, got = tostring(no)
+    local key = P .. 'j:' .. name
+    local h = {key = key, name = name, f = nil, w = nil, d = nil, whole = false}
+    if code then
+        local lane = 'l' .. code
+        got = call('HMGET', key, 'j', 'r', '8', '0', '10', lane)
+        h.f = {j = got[1], r = got[2], ['8'] = got[3], ['0'] = got[4], ['10'] = got[5], [lane] = got[6]}
+    else
+        got = call('HMGET', key, 'j', 'r', '8')
+        h.f = {j = got[1], r = got[2], ['8'] = got[3]}
+    end
+    local j = got[1] and unpack_job(got[1], no, h) or false
+    jobs[no] = j
     return j
 end
 
 local function job_seen(no) -- only to read; nil: gone
     local j = jobs[no]
-    if j == nil then
-        local h = hash(P .. 'j:' .. no)
-        if h.f.j == nil then ahead(h, {'j', 'r', D_ID}) end
-        j = h.f.j and unpack_job(h.f.j) or false
-        if j then
-            j.no, j.h, j.raw = no, h, h.f.j
-            j.rows, j.buckets, j.lane_rows, j.kid_lists = {}, {}, {}, {}
-        end
-        jobs[no] = j
-    end
+    if j == nil then j = job_load(no) end
     return j or nil
-end
-
--- What a claim of the job's root will ask for, with one command.
-local function job_ahead(no, code)
-    if jobs[no] == nil then ahead(hash(P .. 'j:' .. no), {'j', 'r', D_ID, D_ARGS, D_TRIGGER, 'l' .. code}) end
 end
 
 function dt.job(no)
@@ -117,22 +139,27 @@ end
 local function job_gone(j)
     j.gone_whole = true
     jobs[j.no] = false
-    dels[#dels + 1] = j.h.key
+    dels[#dels + 1] = j.h
 end
 
 local function bucket(j, kind, ord)
     local no = floor(ord / 64)
-    local at = kind .. no
-    local h = j.buckets[at]
+    local of = j.buckets
+    if not of then
+        of = {t = {}, d = {}}
+        j.buckets = of
+    end
+    local h = of[kind][no]
     if not h then
-        h = hash(P .. kind .. ':' .. j.no .. ':' .. no)
-        j.buckets[at] = h
+        h = {key = P .. kind .. ':' .. j.h.name .. ':' .. no, f = {}, w = nil, d = nil, whole = false}
+        of[kind][no] = h
     end
     return h
 end
 
-local function task_new(j, ord)
-    local r = setmetatable({job = j.no, ord = ord, j = j, touched = true}, task_row)
+local function task_new(j, ord, kind, call_hash, retries, crashes)
+    local r = setmetatable({job = j.no, ord = ord, j = j, touched = true, state = STATES, type = kind, call = call_hash, added = now, retries = retries,
+        crashes = crashes, bits = 0, parent = 0, depth = 0, attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
     j.rows[ord] = r
     tasks[#tasks + 1] = r
     return r
@@ -145,8 +172,7 @@ function dt.look(no, ord) -- only to read; nil: gone
     if r == nil then
         local s
         if ord == 0 then s = hget(j.h, 'r') else s = hget(bucket(j, 't', ord), char(ord % 64)) end
-        r = s and unpack_task(s) or false
-        if r then r.raw, r.job, r.ord, r.j = s, no, ord, j end
+        r = s and unpack_task(s, j, ord) or false
         j.rows[ord] = r
     end
     return r or nil
@@ -210,7 +236,7 @@ end
 
 -- ---- data ---------------------------------------------------------------------------
 local function data_raw(j, ord, kind)
-    if ord == 0 then return hget(j.h, kind) end
+    if ord == 0 then return hget(j.h, KIND[kind]) end
     return hget(bucket(j, 'd', ord), char(ord % 64, kind))
 end
 
@@ -268,5 +294,5 @@ local data_get = dt.data_get
 
 local function data_set(t, kind, v) -- false: deletes
     if v and carried(kind) and (#v > t.j.blob_min or byte(v) == 193) then v = REFERENCE .. blob_of(t.j, v) end
-    if t.ord == 0 then hset(t.j.h, kind, v) else hset(bucket(t.j, 'd', t.ord), char(t.ord % 64, kind), v) end
+    if t.ord == 0 then hset(t.j.h, KIND[kind], v) else hset(bucket(t.j, 'd', t.ord), char(t.ord % 64, kind), v) end
 end

@@ -39,7 +39,7 @@ end
 local function worker_past(no)
     local w = worker_seen(no)
     if not w then return end
-    if front(held(no)) then return lapse(now + 60000000, LAPSE_GONE, no) end -- still being swept
+    if held_front(no) then return lapse(now + 60000000, LAPSE_GONE, no) end -- still being swept
     worker_gone(w)
 end
 
