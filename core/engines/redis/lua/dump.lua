@@ -16,8 +16,7 @@ local function dump_job(out, key)
         elseif tonumber(field) then
             insert(out, {'data', no, 0, tonumber(field), s})
         elseif s ~= '' then -- a lane
-            local code = tonumber(sub(field, 2))
-            local _, lane, vtime, head, tail, next, first, count = unpack_s('<BI6I7i5i5I4I4I4', s)
+            local _, code, lane, vtime, head, tail, next, first, count = unpack_s('<BI4I6I7i5i5I4I4I4', s)
             insert(out, {'lane', floor(code / 8), no, code % 8, lane, vtime, head, tail, next})
             if tail - head == 1 then
                 insert(out, {'ext', lane, head, first, count, no})

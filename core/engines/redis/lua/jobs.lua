@@ -2,9 +2,9 @@
 -- it, and how its rows go. See core/model/jobs.c.
 do
 local function index_job(j, to)
-    list_job(j.no, j.state, false)
+    list_job(j, j.state, false)
     j.state = to
-    list_job(j.no, to, true)
+    list_job(j, to, true)
 end
 dt.index_job = index_job
 
@@ -21,7 +21,7 @@ function dt.job_begin(s, hook_of, skipped_for)
     if (s[6] or 0) ~= 0 then j.of = s[6] end
     if (s[12] or 0) ~= 0 then j.blob_min = s[12] end
     if hook_of ~= 0 then j.hook_of = hook_of end
-    list_job(no, JOB_RUNNING, true)
+    list_job(j, JOB_RUNNING, true)
     hset(hash(P .. 'ids'), id, j.h.name)
 
     local t = dt.task_make(j, 0, new)
@@ -135,7 +135,7 @@ function dt.job_forget(j)
     local id = hget(j.h, '8')
     if not id then return true end -- has begun
     hset(hash(P .. 'ids'), id, false)
-    list_job(j.no, j.state, false)
+    list_job(j, j.state, false)
     hset(j.h, '8', false)
     dt.push(DO_PURGE, j.no, 0, 0, 0)
     return true

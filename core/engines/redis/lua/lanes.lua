@@ -177,7 +177,7 @@ local function claim_type(u, w, type, n)
         local e = front(q)
         if not e then break end
         local prio, job = e.prio, e.job
-        if jobs[job] == nil then job_load(job, type * 8 + prio) end
+        if jobs[job] == nil then job_load(job, true) end
         local lane, row = lane_at(type, job, prio), type_row(type)
         if not lane or not row then raise(EINTERNAL, 'type no %d has a turn without a lane', type) end
         if row.vmin < e.s then dt.type_mut(type).vmin = e.s end

@@ -262,13 +262,13 @@ end
 end
 
 -- Jobs by state: written here, read by redis.call after a flush.
-local function list_job(no, state, there)
+local function list_job(j, state, there)
     local l = listed[state]
     if not l then
         l = {}
         listed[state] = l
     end
-    l[no] = there
+    l[j.h.name] = there
 end
 
 local fifo, fifo_take, fifo_put, fifo_flush
@@ -357,7 +357,7 @@ local function ext_flush(d)
     for i = 1, #set, 4000 do call('HSET', key, unpack(set, i, min(i + 3999, #set))) end
 end
 
--- ---- lanes: in the job's hash; its only extent lies with it ----------------------------------
+-- ---- lanes: in the job's hash, the first of a job as `l`; its only extent lies with it --------
 local function lane_touch(l)
     if not l.touched then
         l.touched = true
@@ -372,10 +372,11 @@ local function lane_at(type, no, prio)
     local code = type * 8 + prio
     local l = j.lane_rows[code]
     if l == nil then
-        local s = hget(j.h, 'l' .. code)
+        local s = hget(j.h, 'l')
+        if not s or s == '' or unpack_s('<I4', s, 2) ~= code then s = hget(j.h, 'l' .. code) end
         l = false
         if s and s ~= '' then
-            local _, lane_no, vtime, head, tail, next, first, count = unpack_s('<BI6I7i5i5I4I4I4', s)
+            local _, _, lane_no, vtime, head, tail, next, first, count = unpack_s('<BI4I6I7i5i5I4I4I4', s)
             l = {j = j, job = no, type = type, prio = prio, code = code, kind = 'x:', no = lane_no, vtime = vtime, head = head, tail = tail,
                 next = next, stored = tail - head, raw = s, touched = false, gone = false,
                 x = tail - head == 1 and {[head] = {first = first, count = count, job = no, d = false}} or {}}
@@ -415,12 +416,12 @@ local function lane_flush(l)
     if n < 2 and l.stored > 1 then call('DEL', ext_key(l)) end
     l.stored, l.touched = n, false
     if l.gone then
-        if not l.j.gone_whole then hset(l.j.h, 'l' .. l.code, '') end -- no second call for the job's hash
+        if not l.j.gone_whole then hset(l.j.h, l.next == 0 and 'l' or 'l' .. l.code, '') end -- no second call for the job's hash
         return
     end
     local s = pack_lane(l, first, count)
     if s ~= l.raw then
         l.raw = s
-        hset(l.j.h, 'l' .. l.code, s)
+        hset(l.j.h, l.next == 0 and 'l' or 'l' .. l.code, s)
     end
 end

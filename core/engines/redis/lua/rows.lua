@@ -240,7 +240,7 @@ local function unpack_worker(s)
 end
 
 local function pack_lane(l, first, count)
-    return pack('<BI6I7i5i5I4I4I4', 1, l.no, l.vtime, l.head, l.tail, l.next, first, count)
+    return pack('<BI4I6I7i5i5I4I4I4', 1, l.code, l.no, l.vtime, l.head, l.tail, l.next, first, count)
 end
 
 local function pack_uniq(u)

@@ -103,18 +103,17 @@ local function job_new(no, keep, type, retain_us, grace_us)
     return j
 end
 
--- code: of a lane: with what a claim of the root asks for.
-local function job_load(no, code)
+-- claim: with what a claim of the root asks for.
+local function job_load(no, claim)
     local name, got = tostring(no)
     local key = P .. 'j:' .. name
     local h = {key = key, name = name, f = nil, w = nil, d = nil, whole = false}
-    if code then
-        local lane = 'l' .. code
-        got = call('HMGET', key, 'j', 'r', '8', '0', '10', lane)
-        h.f = {j = got[1], r = got[2], ['8'] = got[3], ['0'] = got[4], ['10'] = got[5], [lane] = got[6]}
+    if claim then
+        got = call('HMGET', key, 'j', 'r', '8', 'l', '0', '10')
+        h.f = {j = got[1], r = got[2], ['8'] = got[3], l = got[4], ['0'] = got[5], ['10'] = got[6]}
     else
-        got = call('HMGET', key, 'j', 'r', '8')
-        h.f = {j = got[1], r = got[2], ['8'] = got[3]}
+        got = call('HMGET', key, 'j', 'r', '8', 'l')
+        h.f = {j = got[1], r = got[2], ['8'] = got[3], l = got[4]}
     end
     local j = got[1] and unpack_job(got[1], no, h) or false
     jobs[no] = j
