@@ -1,7 +1,7 @@
 """pytest fixtures of the servers; tests/conftest.py names this file as a plugin.
 
-`new_redis(**options)` makes a server for one test; `shared_redis` is one plain server for all that need no more than one, empty at the
-start of each test. Where a server cannot run the test is skipped and says why; in CI (CI=true, or DTASK_CI set) it fails.
+`new_redis(..)` and `new_kafka(..)` make a server for one test. `shared_redis` and `shared_kafka` are one plain server for all tests that
+need no more: that Redis is empty at the start of each test; on that broker a test takes topics of its own names. Where a server cannot run the test is skipped and says why; in CI (CI=true, or DTASK_CI set) it fails.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from . import redis
 from .certificates import Certificates
+from .kafka import Kafka, KafkaCluster
+from .kit import VERSIONS, Kit
 from .process import Guard
 from .redis import Redis, RedisCluster, RedisPair
 
@@ -77,3 +79,32 @@ def redis_cluster(needs_redis: None, guard: Guard) -> RedisCluster:
 @pytest.fixture
 def redis_pair(needs_redis: None, guard: Guard) -> RedisPair:
     return RedisPair(guard)
+
+
+@pytest.fixture
+def new_kafka(guard: Guard) -> Callable[..., Kafka]:
+    """Kafka(guard, version, ..), for one test."""
+
+    def make(version: str = VERSIONS[0], **options: Any) -> Kafka:
+        need_kafka(version)
+        return Kafka(guard, version, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_kafka(session_guard: Guard) -> Kafka:
+    need_kafka()
+    return Kafka(session_guard)
+
+
+@pytest.fixture
+def kafka_cluster(guard: Guard) -> KafkaCluster:
+    need_kafka()
+    return KafkaCluster(guard)
+
+
+def need_kafka(version: str = VERSIONS[0]) -> None:
+    """Gives up if no broker of this version can start here."""
+    if reason := Kit(version).missing():
+        give_up(reason)
