@@ -18,6 +18,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,6 +103,7 @@ class Guard:
         self._warden.stdin.close()
         self._warden.wait()
         self._warden.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)  # it is still there if somebody killed the warden
         while self._marks:
             self._marks.pop().close()
 

@@ -66,14 +66,17 @@ def test_nothing_outlives_a_sigkilled_process(needs_redis: None, how: str) -> No
     assert process.returncode == -signal.SIGKILL
 
 
-def test_servers_die_with_a_sigkilled_warden(new_redis: NewRedis) -> None:
-    redis = new_redis()
+def test_servers_die_with_a_sigkilled_warden(needs_redis: None) -> None:
+    guard = Guard()
+    redis = Redis(guard)
     parent = int(Path(f"/proc/{redis.pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert "warden.py" in Path(f"/proc/{parent}/cmdline").read_text()
     fd = os.pidfd_open(redis.pid)
     os.kill(parent, signal.SIGKILL)
     assert select.select([fd], [], [], 30)[0]
     os.close(fd)
+    guard.close()
+    assert not guard.folder.exists()
 
 
 def test_close_removes_all(needs_redis: None) -> None:
