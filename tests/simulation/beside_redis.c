@@ -274,6 +274,7 @@ static void same_effects(sim *s, const dti_effects *x, const dti_effects *y) {
     for (size_t i = 0; i < y->nworkers; i++) SAME(x->workers[i], y->workers[i], "effects");
     SAME(x->nended, y->nended, "effects");
     for (size_t i = 0; i < y->nended; i++) SAME(dti_hash_eq(x->ended[i], y->ended[i]), 1, "effects: ended");
+    SAME(x->ended_more, y->ended_more, "effects");
     SAME(x->todo, y->todo, "effects");
 }
 

@@ -280,3 +280,30 @@ Test(redis_script, the_end_of_a_job_rings_those_who_wait_for_it) {
     redisFree(one);
     redisFree(two);
 }
+
+Test(redis_script, the_end_of_a_child_rings_those_who_wait_for_it) {
+    redisContext *one = listener("one"), *two = listener("two");
+    dti_want want;
+    dti_op both[2] = {start_of("a"), turn_of(&want, 1)};
+    call(both, 2);
+    dti_claim root = both[1].turn.claims[0];
+    dti_new kid = {.type = type, .call = {3, 4}, .args = dti_strz("\x90"), .crashes = 3};
+    dti_message spawn = {.job = root.job, .token = root.token, .seq = 1, .children = &kid, .nchildren = 1};
+    dti_op turn = turn_of(&want, 1);
+    turn.turn.messages = &spawn;
+    turn.turn.nmessages = 1;
+    call(&turn, 1);
+    cr_assert_eq(turn.turn.nclaims, 1);
+    asleep("one", 0, "a/1");
+    asleep("two", 0, "a");
+    dti_claim c = turn.turn.claims[0];
+    dti_message end = {.job = c.job, .ord = c.ord, .token = c.token, .seq = 1, .end = DTI_END_SUCCEED};
+    turn = turn_of(&want, 0);
+    turn.turn.messages = &end;
+    turn.turn.nmessages = 1;
+    call(&turn, 1);
+    heard(one);
+    silent(two);
+    redisFree(one);
+    redisFree(two);
+}

@@ -149,7 +149,7 @@ static void put_hello(dti_buf *b, const dti_hello *h) {
 }
 
 static void put_turn(dti_buf *b, const dti_turn *t) {
-    dti_mp_put_array(b, 9);
+    dti_mp_put_array(b, t->only ? 10 : 9);
     dti_mp_put_uint(b, DTI_OP_TURN);
     dti_mp_put_uint(b, t->worker);
     dti_mp_put_uint(b, t->era);
@@ -165,6 +165,7 @@ static void put_turn(dti_buf *b, const dti_turn *t) {
     }
     dti_mp_put_uint(b, t->n);
     dti_mp_put_bool(b, t->empty);
+    if (t->only) dti_mp_put_uint(b, t->only);
 }
 
 static void put_read(dti_buf *b, const dti_read *r) {
@@ -581,6 +582,17 @@ static dtask_err scripts(int64_t err, dtask_str text) {
     return err ? dti_fail((dtask_err)err, "%.*s", (int)text.n, text.p) : DTASK_OK;
 }
 
+// The id of a job, or a task's two numbers.
+static dti_hash get_end(list *l) {
+    dti_mp from = l->at;
+    dti_mpval v = {.kind = DTI_MP_NIL};
+    if (l->left) dti_mp_next(&from, &v);
+    if (v.kind != DTI_MP_ARRAY) return dti_id_hash(get_str(l));
+    list in = get_list(l);
+    uint64_t job = get_uint(&in);
+    return dti_task_hash(job, get_u32(&in));
+}
+
 dtask_err dti_redis_take_answer(dti_arena *arena, dtask_str bytes, dti_redis_answer *out) {
     take t = {.arena = arena};
     list whole = {.t = &t, .at = dti_mp_of(bytes), .left = 1};
@@ -601,8 +613,9 @@ dtask_err dti_redis_take_answer(dti_arena *arena, dtask_str bytes, dti_redis_ans
     out->fx.workers = get_many(&fx, &each, &n, sizeof *out->fx.workers);
     for (out->fx.nworkers = 0; out->fx.nworkers < n; out->fx.nworkers++) out->fx.workers[out->fx.nworkers] = get_uint(&each);
     out->fx.ended = get_many(&fx, &each, &n, sizeof *out->fx.ended);
-    for (out->fx.nended = 0; out->fx.nended < n; out->fx.nended++) out->fx.ended[out->fx.nended] = dti_id_hash(get_str(&each));
+    for (out->fx.nended = 0; out->fx.nended < n; out->fx.nended++) out->fx.ended[out->fx.nended] = get_end(&each);
     out->fx.todo = get_bool(&fx);
+    out->fx.ended_more = get_bool(&fx);
     list replies = get_list(&in);
     out->replies = replies.at;
     out->nreplies = replies.left;

@@ -21,6 +21,12 @@ def constants(text: str) -> dict[str, str]:
     return known
 
 
+def named(text: str) -> str:
+    """A lazy room: `lazy(function()` gets the names that it defines."""
+    names = " ".join(re.findall(r"^(?:function )?dt\.(\w+)(?:\(| = )", text, re.M))
+    return text.replace("\nlazy(function()", f"\nlazy(' {names} ', function()")
+
+
 def bare(text: str, known: dict[str, str]) -> str:
     """Without comments; a constant is its number."""
     name = re.compile(TOKEN.pattern + r"|(?<![\w.])([A-Z][A-Z0-9_]*)\b")
@@ -34,7 +40,7 @@ def main(out: str, first: str, *files: str) -> None:
         known = constants(f.read())
     for name in files:
         with open(name, encoding="ascii") as f:
-            for line in bare(f.read(), known).splitlines():
+            for line in bare(named(f.read()), known).splitlines():
                 lines.append('    "' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"\n')
     with open(out, "w", encoding="ascii") as f:
         f.write("// Made by assemble.py of core/engines/redis/lua.\n#include <stddef.h>\n\n")

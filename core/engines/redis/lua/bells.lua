@@ -1,24 +1,25 @@
 -- Who sleeps, and who is rung for what this run did.
 --
 -- sleep:<type> and sleep:w (any worker) hold bells by the time they fell
--- asleep, wait:<job id> those that wait for its end; bell:<bell> says in
--- which of them it is, and is gone after a minute, as the others are. A bell
+-- asleep, wait:<id> those that wait for the end of a job or task; waits is
+-- there while anybody does. bell:<bell> says in which of them it is, and is
+-- gone after a minute, as the others are. A bell
 -- that nobody listens to is taken out, and the next one is rung.
-do
-local function sleeper(bell) -- worker, types, job id
+lazy(function()
+local function sleeper(bell) -- worker, types, id
     local s = call('GET', P .. 'bell:' .. bell)
     if s then return mpu(s) end
 end
 
 local function take_out(bell)
-    local worker, type_nos, job_id = sleeper(bell)
+    local worker, type_nos, id = sleeper(bell)
     if not worker then return end
     for _, no in ipairs(type_nos) do call('ZREM', P .. 'sleep:' .. no, bell) end
     if worker ~= 0 then
         call('ZREM', P .. 'sleep:w', bell)
         call('HDEL', P .. 'bellof', worker)
     end
-    if job_id ~= '' then call('ZREM', P .. 'wait:' .. job_id, bell) end
+    if id ~= '' then call('ZREM', P .. 'wait:' .. id, bell) end
     call('DEL', P .. 'bell:' .. bell)
 end
 
@@ -36,9 +37,9 @@ local function ring_some(key, n)
     end
 end
 
--- 2 bell, 3 worker, 4 types, 5 job id
+-- 2 bell, 3 worker, 4 types, 5 id of a job or a task
 function dt.op_asleep(op)
-    local bell, worker, type_nos, job_id = op[2], op[3] or 0, op[4] or NONE, op[5] or ''
+    local bell, worker, type_nos, id = op[2], op[3] or 0, op[4] or NONE, op[5] or ''
     insert(fx.bells, function()
         take_out(bell)
         local at = floor(now / 1000)
@@ -52,8 +53,11 @@ function dt.op_asleep(op)
             enter(P .. 'sleep:w')
             call('HSET', P .. 'bellof', worker, bell)
         end
-        if job_id ~= '' then enter(P .. 'wait:' .. job_id) end
-        call('SET', P .. 'bell:' .. bell, mp(worker, type_nos, job_id), 'EX', TTL)
+        if id ~= '' then
+            enter(P .. 'wait:' .. id)
+            call('SET', P .. 'waits', '', 'EX', TTL)
+        end
+        call('SET', P .. 'bell:' .. bell, mp(worker, type_nos, id), 'EX', TTL)
     end)
     return NONE
 end
@@ -95,9 +99,9 @@ function dt.ring()
         if bell then ring(bell) end
     end
     if fx.todo then ring_some(P .. 'sleep:w', 1) end
-    if #fx.ended == 0 then return end
+    if #fx.ends == 0 or call('EXISTS', P .. 'waits') == 0 then return end
     local keys = {}
-    for i, id in ipairs(fx.ended) do keys[i] = P .. 'wait:' .. id end
+    for i, t in ipairs(fx.ends) do keys[i] = P .. 'wait:' .. dt.task_id(t.job, t.ord) end
     for from = 1, #keys, 1000 do
         local last = min(from + 999, #keys)
         if call('EXISTS', unpack(keys, from, last)) > 0 then
@@ -107,4 +111,4 @@ function dt.ring()
         end
     end
 end
-end
+end)

@@ -1,6 +1,6 @@
 -- dump: all rows of the shard, for tests: each with its table's name, its
 -- key, its fields, in plain bytes where C has hashes.
-do
+lazy(function()
 local function keys(pattern) return call('KEYS', P:gsub('[%*%?%[%]\\]', '\\%0') .. pattern) end
 local function rest(key, from) return sub(key, #P + from) end
 
@@ -167,4 +167,4 @@ function dt.op_dump()
     dump_tables(out)
     return out
 end
-end
+end)

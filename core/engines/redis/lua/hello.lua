@@ -1,7 +1,7 @@
 -- hello and bye: which task types there are, who serves them, and how a
 -- worker's row ends. See core/model/hello.c.
 -- TYPE: 1 name, 2 signature, 3 options, 4 version, 5 crashes.
-do
+lazy(function()
 local function type_key(name, version) return version .. ':' .. name end
 local function type_find(name, version) -- version 0: the newest
     return tonumber(hget(hash(P .. 'typeid'), type_key(name, version)) or nil)
@@ -174,4 +174,4 @@ function dt.do_worker(d)
     end
     return true
 end
-end
+end)

@@ -2,7 +2,7 @@
 -- the occurrence, so that it is started once. See core/model/hooks.c.
 --
 -- There is no XXH3 here: the call of a job that the model starts is zeros.
-do
+lazy(function()
 -- ---- msgpack --------------------------------------------------------------------------
 local function text(s) return '\218' .. pack('>I2', #s) .. s end
 local function value(key, v) return text(key) .. (v ~= '' and v or '\192') end
@@ -162,4 +162,4 @@ function dt.tick_begin(row, at)
     local trigger = '\130' .. text('source') .. text(row.name) .. text('time') .. '\211' .. pack('>I8', at)
     return dt.job_begin({0, id, call_of(row, '\144'), '', trigger, 0, 0, 0, 0, 86400000000, 30000000}, 0, '')
 end
-end
+end)

@@ -1,6 +1,6 @@
 -- A job's frame: how it begins, how it ends with its root, what is kept of
 -- it, and how its rows go. See core/model/jobs.c.
-do
+room(function()
 local function index_job(j, to)
     list_job(j, j.state, false)
     j.state = to
@@ -49,6 +49,7 @@ function dt.job_end(root)
         if of and of.hooks ~= 0 then of.hooks = of.hooks - 1 end
     end
     insert(fx.ended, hget(j.h, '8') or '')
+    insert(fx.ends, root)
 end
 
 function dt.do_lanes(d)
@@ -195,4 +196,4 @@ function dt.dead(t, there) -- failed tasks
     local z = zset(P .. 'dead', decode_place, true)
     if there then zput(z, place(t)) else zdel(z, pack('>I6I4', t.job, t.ord)) end
 end
-end
+end)

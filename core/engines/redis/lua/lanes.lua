@@ -1,6 +1,6 @@
 -- Which ready task comes next: lanes of a job's ready tasks, by stride
 -- scheduling. See core/model/lanes.c.
-do
+room(function()
 local function effect_type(type)
     if not fx.readied[type] then
         fx.readied[type] = 0
@@ -171,17 +171,31 @@ local function claim(u, w, job, ord)
     return true
 end
 
+-- Whether the turn takes tasks of that job.
+local function asked(u, job) return u.only == 0 or u.only == job or dt.job(job).hook_of == u.only end
+
+-- The first entry that the turn takes tasks of, and the one behind it.
+local function pick(z, u)
+    if u.only == 0 then
+        local e = front(z)
+        return e, e and second(z, e)
+    end
+    local all = each(z)
+    for e in all do
+        if asked(u, e.job) then return e, all() end
+    end
+end
+
 local function claim_type(u, w, type, n)
     local q, stale, taken = turnq(type), 0, 0 -- extents are cleared of what is gone a little at a time
     while n > 0 and stale < CASCADE do
-        local e = front(q)
+        local e, rival = pick(q, u)
         if not e then break end
         local prio, job = e.prio, e.job
         if jobs[job] == nil then job_load(job, true) end
         local lane, row = lane_at(type, job, prio), type_row(type)
         if not lane or not row then raise(EINTERNAL, 'type no %d has a turn without a lane', type) end
-        if row.vmin < e.s then dt.type_mut(type).vmin = e.s end
-        local rival = second(q, e)
+        if u.only == 0 and row.vmin < e.s then dt.type_mut(type).vmin = e.s end
         local most = rival and QUANTUM or CHUNK
         repeat
             local got = 0
@@ -209,7 +223,7 @@ end
 local function claim_alone(u, w, type)
     local z = alone(type)
     for _ = 1, CASCADE do
-        local e = front(z)
+        local e = pick(z, u)
         if not e then return false end
         if not u.empty then
             if meta.drain_asked + 1000000 <= now then
@@ -224,7 +238,7 @@ local function claim_alone(u, w, type)
     return false
 end
 
--- u: nonce, n, want (1 type, 2 n), empty; claims, drain go out.
+-- u: nonce, n, want (1 type, 2 n), empty, only; claims, drain go out.
 function dt.claim_all(u, w)
     local nwant = #u.want
     if u.n == 0 or nwant == 0 then return end
@@ -257,4 +271,4 @@ function dt.claim_again(u)
         end
     end
 end
-end
+end)

@@ -10,7 +10,7 @@ function dt.ending(t) return t.j.state == JOB_CANCELLING or t.bits % 16 >= CANCE
 local ending = dt.ending
 local unown, move, due_clear, finish, holds
 
-do
+room(function()
 -- NEW: 1 type, 2 prio, 3 bits (1 may_fail, 2 journal), 4 call, 5 args, 6 retries, 7 crashes, 8 timeout_ms, 9 ptries, 10 due, 11 expires,
 -- 12 refs, 13 keys.
 function dt.task_make(j, ord, new, parent)
@@ -108,6 +108,12 @@ function dt.admit(t)
 end
 
 -- ---- ending --------------------------------------------------------------------------
+-- For who waits from outside: the effects name so many, the bells look for all.
+local function tell_waiters(t)
+    if #fx.ended >= ENDED_MAX then fx.ended_more = true else insert(fx.ended, {t.job, t.ord}) end
+    insert(fx.ends, t)
+end
+
 local function complete(t, verdict)
     move(t, verdict)
     t.ended = now
@@ -118,8 +124,10 @@ local function complete(t, verdict)
         if band(bits, HAS_EDGES) ~= 0 then dt.push(DO_EDGES, t.job, t.ord, 0, 0) end
     end
     if t.nkids ~= 0 and t.j.keep ~= KEEP_ALL then dt.push(DO_DROP, t.job, t.ord, 1, 0) end
-    dt.hooks(t)
+    local row = type_row(t.type)
+    if bits >= UNDO or (row and row.listeners ~= 0) or (t.ord == 0 and (meta.any_root ~= 0 or t.j.type ~= t.type)) then dt.hooks(t) end
     if t.ord == 0 then return dt.job_end(t) end
+    tell_waiters(t)
 
     local p = task(t.job, t.parent)
     if not p or p.open == 0 then raise(EINTERNAL, 'task %d of job no %d has no open parent', t.ord, t.job) end
@@ -291,4 +299,4 @@ function dt.release(t) -- given back: running is admitted, a warm frame dropped
     if t.state == PARKED then return drop_frame(t) end
     ready_again(t)
 end
-end
+end)

@@ -1,6 +1,6 @@
 -- Limits and unique keys. See core/model/limits.c.
 -- KEY: 1 hash, 2 kind (0 limit, 1 unique), 3 over, 4 until, 5 scope, 6 same, 7 max, 8 per_us, 9 keep_us.
-do
+lazy(function()
 -- Two limits that differ in their period, or in the job they are of, are not one.
 function dt.key_of(s, job)
     return s[1] .. pack('<I8I8i8', s[2], s[5] ~= 0 and job or 0, s[2] == 0 and s[8] or 0)
@@ -198,4 +198,4 @@ function dt.unique_forget(t)
         if u then uniq_put(key, false) end
     end
 end
-end
+end)

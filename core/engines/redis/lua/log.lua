@@ -1,5 +1,5 @@
 -- A task's log, what it is told of, and mail. See core/model/log.c.
-do
+lazy(function()
 local function counted(kind) return kind ~= KID and kind ~= WOKE end
 
 function dt.log_add(t, kind, ord, name, data)
@@ -139,4 +139,4 @@ function dt.mails(no, ord, from, most, all)
     end
     return l, false, next
 end
-end
+end)

@@ -80,9 +80,15 @@ end
 
 -- An operation that raises leaves no trace: what was decided is thrown away,
 -- and the others run again without it.
+-- types (readied, taken: how many tasks of each), workers (woken: the same as a set), what ended, and what bells.lua is to do.
+local function no_effects()
+    return {types = {}, readied = {}, taken = {}, workers = {}, woken = {}, ended = {}, ends = {}, ended_more = false, todo = false, bells = {},
+        left = {}}
+end
+
 local function run_all(ops, header)
     local replies, failed, from = {}, {}, 1
-    fx = {types = {}, readied = {}, taken = {}, workers = {}, woken = {}, ended = {}, todo = false, bells = {}, left = {}}
+    fx = no_effects()
     while from <= #ops do
         dt.fresh()
         if not meta_load() and ops[1][1] ~= 11 then return {ENOTFOUND, 'the shard is empty'} end
@@ -104,7 +110,7 @@ local function run_all(ops, header)
         end
         if i > #ops then break end
         if from == 1 then
-            fx = {types = {}, readied = {}, taken = {}, workers = {}, woken = {}, ended = {}, todo = false, bells = {}, left = {}}
+            fx = no_effects()
         end
     end
     return replies
@@ -126,7 +132,7 @@ local function answer_all()
     for i, op in ipairs(ops) do
         if op[1] == 2 and replies[i][1] == 0 then dt.hungry(op[2], op[7] or NONE, hungry) end
     end
-    if (header[4] or 0) % 2 == 1 then effects = {fx.types, fx.workers, fx.ended, fx.todo}
+    if (header[4] or 0) % 2 == 1 then effects = {fx.types, fx.workers, fx.ended, fx.todo, fx.ended_more}
     else dt.ring() end
     return {0, '', hungry, effects, replies}
 end

@@ -1,6 +1,6 @@
 -- mark: cancel, pause, resume, purge: a flag at once, and a pass over the
 -- rows by steps. See core/model/mark.c.
-do
+lazy(function()
 -- ---- the passes ----------------------------------------------------------------------------
 function dt.do_cancel_job(d)
     local j, i = dt.job(d.job), 0
@@ -162,4 +162,4 @@ function dt.op_mark(m)
     end
     return {MARKED}
 end
-end
+end)

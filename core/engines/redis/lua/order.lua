@@ -2,7 +2,7 @@
 -- with what this run adds and takes away.
 
 local zset, zput, zdel, zbefore, front, second, each, zflush
-do
+room(function()
 -- ---- sorted sets, walked in order -------------------------------------------------------
 -- An entry: s its score, a, b its place among equals, m the member. `win` is
 -- what was read, `add` what this run adds, both in order; `over` says of a
@@ -144,10 +144,10 @@ function zflush(z)
     for i = 1, k, 4000 do call('ZREM', z.key, unpack(rem, i, min(i + 3999, k))) end
     for i = 1, n, 4000 do call('ZADD', z.key, unpack(add, i, min(i + 3999, n))) end
 end
-end
+end)
 
 local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held_set, held_all, held_front, held_flush, place, wakes_of, wake_put
-do
+room(function()
 -- Which they are. Members begin with their order, big-endian.
 local function decode_turn(m, s)
     local no, prio, job = unpack_s('>I6BI6', m)
@@ -259,7 +259,7 @@ function wake_put(worker, n, cancel, t)
     local m = pack('>I6BI6I4c8I4', n, cancel and 1 or 0, t.job, t.ord, t.token, t.park_seq)
     zput(wakes_of(worker), decode_wake(m, n))
 end
-end
+end)
 
 -- Jobs by state: written here, read by redis.call after a flush.
 local function list_job(j, state, there)
@@ -272,7 +272,7 @@ local function list_job(j, state, there)
 end
 
 local fifo, fifo_take, fifo_put, fifo_flush
-do
+room(function()
 -- ---- first in, first out: what is left to do -----------------------------------------------
 function fifo(key)
     local l = lists[key]
@@ -311,7 +311,7 @@ function fifo_flush(l)
     local n = #l.add
     for i = l.first, n, 4000 do call('RPUSH', l.key, unpack(l.add, i, min(i + 3999, n))) end
 end
-end
+end)
 
 -- ---- extents by position: a hash each ------------------------------------------------------
 local function ext_decode(s)

@@ -2,7 +2,7 @@
 -- limits, types, workers; and dt.flush, which writes what has changed.
 
 local kids_list, kids_load, kid_at, kids_add, kids_pop, kids_flush
-do
+room(function()
 -- ---- kids: in rising order of their first ordinal -----------------------------------
 -- Up to four lie with the task's data, more in a list of their own.
 function kids_list(j, ord, nkids)
@@ -112,13 +112,13 @@ function kids_flush(l)
     if #a > 0 then call('RPUSH', l.key, unpack(a)) end
     l.j.kid_lists[l.ord] = nil -- to be read anew
 end
-end
+end)
 
 -- ---- edges: those that wait for a sibling, in rising order -------------------------------
 local function edges_of(no, dep) return fifo(P .. 'e:' .. no .. ':' .. dep) end
 
 local log_hash, log_end, log_from, log_write
-do
+room(function()
 -- ---- the log ---------------------------------------------------------------------------
 function log_hash(no, ord) return hash(P .. 'l:' .. no .. ':' .. ord) end
 
@@ -159,7 +159,7 @@ end
 function log_write(no, ord, n, kind, of, name, data)
     hset(log_hash(no, ord), n, pack('<BBI4I7I4', 1, kind, of, now, #name) .. name .. data)
 end
-end
+end)
 
 -- ---- limits, unique keys ------------------------------------------------------------------
 -- Known by plain bytes where C has a hash of them.
@@ -317,7 +317,7 @@ local function meta_load()
 end
 
 -- ---- writing ----------------------------------------------------------------------------------------
-do
+room(function()
 local function meta_flush()
     local v = {}
     for i = 1, #META do v[i] = meta[META[i]] end
@@ -420,4 +420,4 @@ function dt.flush()
     tasks, touched_jobs, type_touched, worker_touched, limit_touched, lanes_touched, kids_touched = {}, {}, {}, {}, {}, {}, {}
     dirty, dels, zdirty, listed, turnqs = {}, {}, {}, {}, {}
 end
-end
+end)

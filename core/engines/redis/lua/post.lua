@@ -1,4 +1,5 @@
 -- post: a signal for a task, kept until it is received. See core/model/post.c.
+lazy(function()
 -- 2 id, 3 ord, 4 msgid, 5 name, 6 data; reply: status.
 function dt.op_post(p)
     local no, ord, name, data = dt.job_find(p[2]), p[3] or 0, p[5] or '', p[6] or ''
@@ -15,3 +16,4 @@ function dt.op_post(p)
     if (t.state == RUNNING or t.state == PARKED) and band(t.wait, AWAITS) ~= 0 and holds(t) then dt.wake_up(t) end
     return {POSTED}
 end
+end)

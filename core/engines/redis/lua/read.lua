@@ -1,6 +1,6 @@
 -- read: rows, for people, waiters and re-runs. Writes nothing. See core/model/read.c.
 -- 2 what, 3 id, 4 job, 5 ord, 6 from, 7 limit, 8 version, 9 state, 10 before, 11 whole; reply: n, more, next, items.
-do
+lazy(function()
 -- TASK: job, ord, id, row, type, by, args, result, error, progress, state, mail.
 local function task_view(id, r, whole)
     local by = r.by ~= 0 and worker_seen(r.by)
@@ -128,4 +128,4 @@ function dt.op_read(q)
     if not r or id == '' then return {0} end
     return {1, false, 0, {task_view(id, r, true)}}
 end
-end
+end)

@@ -8,7 +8,7 @@ function dt.op_start(s)
         return {root and root.call == new[4] and EXISTS or CONFLICT, job}
     end
     if not type_row(new[1]) then return {UNKNOWN} end
-    local skipped_for, unique = '', dt.unique_of(new)
+    local skipped_for, unique = '', new[13] and dt.unique_of(new)
     if unique then
         local key = dt.key_of(unique, meta.next_job)
         local u = dt.unique_find(key)

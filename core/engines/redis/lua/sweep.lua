@@ -1,5 +1,5 @@
 -- sweep and era: what time brings. See core/model/sweep.c.
-do
+lazy(function()
 local function due(t)
     if t.state >= CLOSING then return end
     if t.state == RUNNING and t.wait == 0 then
@@ -146,4 +146,4 @@ function dt.op_era(e)
     end
     return {meta.era, fresh}
 end
-end
+end)

@@ -1,6 +1,8 @@
 -- The bounded cascade, and what it leaves. See core/model/todo.c.
-do
-local does -- by kind; made when first needed: rooms come later than this one
+room(function()
+local does = {[DO_COMPLETE] = 'do_complete', [DO_SETTLE] = 'do_settle', [DO_WAKE] = 'do_wake', [DO_EDGES] = 'do_edges', [DO_DROP] = 'do_drop',
+    [DO_CANCEL] = 'do_cancel', [DO_CANCEL_KIDS] = 'do_cancel_kids', [DO_CANCEL_JOB] = 'do_cancel_job', [DO_PAUSE] = 'do_pause',
+    [DO_RESUME] = 'do_resume', [DO_LANES] = 'do_lanes', [DO_PURGE] = 'do_purge', [DO_LIMIT] = 'do_limit', [DO_WORKER] = 'do_worker'}
 
 local function add(d)
     local kind = d.kind
@@ -38,10 +40,6 @@ local function take_stored(name, count)
 end
 
 local function take(q, name, count, stored)
-    does = does or {[DO_COMPLETE] = dt.do_complete, [DO_SETTLE] = dt.do_settle, [DO_WAKE] = dt.do_wake, [DO_EDGES] = dt.do_edges,
-        [DO_DROP] = dt.do_drop, [DO_CANCEL] = dt.do_cancel, [DO_CANCEL_KIDS] = dt.do_cancel_kids, [DO_CANCEL_JOB] = dt.do_cancel_job,
-        [DO_PAUSE] = dt.do_pause, [DO_RESUME] = dt.do_resume, [DO_LANES] = dt.do_lanes, [DO_PURGE] = dt.do_purge,
-        [DO_LIMIT] = dt.do_limit, [DO_WORKER] = dt.do_worker}
     while work.steps < work.limit do
         local d = q[q.head]
         if d then
@@ -52,7 +50,7 @@ local function take(q, name, count, stored)
             if not d then break end
         end
         work.steps = work.steps + 1
-        if does[d.kind](d) then add(d) end
+        if dt[does[d.kind]](d) then add(d) end
     end
 end
 
@@ -83,4 +81,4 @@ function dt.leave()
     fx.todo = meta.todo_n > 0
     return meta.room_n > 0
 end
-end
+end)

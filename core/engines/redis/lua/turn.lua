@@ -4,7 +4,7 @@
 --
 -- MESSAGE: 1 job, 2 ord, 3 token, 4 seq, 5 end, 6 value, 7 bits (1 retry, 2 freed, 4 unstarted), 8 NEW*, 9 notes, 10 acks, 11 told,
 -- 12 progress, 13 state, 14 retry_at, 15 mask, 16 how, 17 due, 18 read, 19 next.
-do
+lazy(function()
 
 -- ---- what a message refers to: an ordinal, or a place in its children ----------------------
 -- g: m the message, t its task, kids its children (none where the task is
@@ -522,14 +522,14 @@ local function older(x, y) -- nonces
     return xh < yh or (xh == yh and xl < yl)
 end
 
--- 2 worker, 3 era, 4 nonce, 5 got, 6 messages, 7 wants, 8 n, 9 empty; reply: status, drain, todo, answers, claims, wakes.
+-- 2 worker, 3 era, 4 nonce, 5 got, 6 messages, 7 wants, 8 n, 9 empty, 10 only; reply: status, drain, todo, answers, claims, wakes.
 function dt.op_turn(op, run_id)
     local messages, children = op[6] or NONE, 0
     for _, m in ipairs(messages) do children = children + (m[8] and #m[8] or 0) end
     if #messages > MESSAGES_MAX or children > CHILDREN_MAX then
         return nil, EARGS, format('a turn has at most %d messages with %d children in all', MESSAGES_MAX, CHILDREN_MAX)
     end
-    local u = {worker = op[2], nonce = op[4], want = op[7] or NONE, n = op[8] or 0, empty = op[9], claims = {}, nclaims = 0, drain = false}
+    local u = {worker = op[2], nonce = op[4], want = op[7] or NONE, n = op[8] or 0, empty = op[9], only = op[10] or 0, claims = {}, nclaims = 0, drain = false}
     local w = worker_at(u.worker)
     if not w or w.dead ~= 0 then return {TURN_DEAD, false, false} end
     if op[3] ~= meta.era or run_id ~= meta.run_id then return {TURN_ERA, false, false} end
@@ -556,4 +556,4 @@ function dt.op_turn(op, run_id)
     end
     return {TURN_OK, u.drain, false, answers, u.claims, wakes(u)}
 end
-end
+end)
