@@ -14,17 +14,18 @@ room(function()
 -- NEW: 1 type, 2 prio, 3 bits (1 may_fail, 2 journal), 4 call, 5 args, 6 retries, 7 crashes, 8 timeout_ms, 9 ptries, 10 due, 11 expires,
 -- 12 refs, 13 keys.
 function dt.task_make(j, ord, new, parent)
-    local t = task_new(j, ord, new[1], new[4] or ZERO16, new[6] or 0, new[7] or 0)
+    local t
+    if parent then
+        t = task_new(j, ord, new[1], new[4] or ZERO16, new[6] or 0, new[7] or 0, new[8] or 0, parent.ord, fixed(parent).depth + 1)
+        if parent.tries ~= 0 then t.ptries = parent.tries end
+    else
+        t = task_new(j, ord, new[1], new[4] or ZERO16, new[6] or 0, new[7] or 0, new[8] or 0, 0, 0)
+    end
     local bits = new[3]
     if new[2] ~= 0 then t.prio = new[2] end
     if bits ~= 0 then t.bits = bits % 2 * SEEN + floor(bits / 2) % 2 * JOURNAL end
-    if (new[8] or 0) ~= 0 then t.timeout_ms = new[8] end
     if (new[10] or 0) ~= 0 then t.due = new[10] end
     if (new[11] or 0) ~= 0 then t.expires = new[11] end
-    if parent then
-        t.parent, t.depth = parent.ord, parent.depth + 1
-        if parent.tries ~= 0 then t.ptries = parent.tries end
-    end
     if (new[5] or '') ~= '' then data_set(t, D_ARGS, new[5]) end
     if new[13] and #new[13] > 0 then dt.keys_store(t, new[13]) end
     if t.expires ~= 0 then due_put(t.expires, t) end
@@ -289,13 +290,14 @@ end
 
 function dt.lose(t, charge) -- its owner is gone
     if charge and t.state == RUNNING then t.lost = t.lost + 1 end
+    fixed(t)
     if t.crashes == 0 or t.lost > t.crashes then return give_up(t) end
     if t.state == PARKED then return drop_frame(t) end
     ready_again(t)
 end
 
 function dt.release(t) -- given back: running is admitted, a warm frame dropped
-    if t.crashes == 0 and t.begun ~= 0 then return give_up(t) end
+    if t.begun ~= 0 and fixed(t).crashes == 0 then return give_up(t) end
     if t.state == PARKED then return drop_frame(t) end
     ready_again(t)
 end

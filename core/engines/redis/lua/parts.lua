@@ -350,13 +350,13 @@ function dt.flush()
     for i = 1, #tasks do
         local t = tasks[i]
         if not t.gone and not t.j.gone_whole then
-            local s = t.packed or pack_task(t)
+            local s = row_bytes(t)
             if s ~= t.raw then
                 t.raw = s
                 if t.ord == 0 then hset(t.j.h, 'r', s) else hset(bucket(t.j, 't', t.ord), char(t.ord % 64), s) end
             end
         end
-        t.touched = nil
+        t.hand = nil
     end
     for i = 1, #lanes_touched do lane_flush(lanes_touched[i]) end
     for i = 1, #kids_touched do kids_flush(kids_touched[i]) end

@@ -13,7 +13,7 @@ local task_row = {__index = zeros}
 local formats = {} -- by mask
 
 local function format_of(mask)
-    local f = {'<BI2BI3I4I7c16BBB'}
+    local f = {'<BI2Bc33'}
     if mask % 2 >= 1 then insert(f, 'I4I4I4I4') end
     if mask % 4 >= 2 then insert(f, 'I2b') end
     if mask % 8 >= 4 then insert(f, 'BI3I7') end
@@ -34,15 +34,19 @@ end
 local a = {} -- the values of the row being packed
 
 local function pack_task(r)
-    local mask, n = 0, 10
-    local retries, crashes, depth = r.retries, r.crashes, r.depth
-    a[1], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10] = 1, r.state, r.type, r.parent, r.added, r.call, retries, crashes, depth
-    if retries > 255 or crashes > 255 or depth > 255 or r.timeout_ms ~= 0 then
-        mask = 1
-        a[8], a[9], a[10] = 0, 0, 0
-        a[11], a[12], a[13], a[14] = retries, crashes, depth, r.timeout_ms
-        n = 14
+    local mask, n, fix = 0, 4, r.fix
+    a[1], a[3] = 1, r.state
+    if not fix then
+        local retries, crashes, depth = r.retries, r.crashes, r.depth
+        if retries > 255 or crashes > 255 or depth > 255 or r.timeout_ms ~= 0 then
+            mask, n = 1, 8
+            a[5], a[6], a[7], a[8] = retries, crashes, depth, r.timeout_ms
+            retries, crashes, depth = 0, 0, 0
+        end
+        fix = pack('<I3I4I7c16BBB', r.type, r.parent, r.added, r.call, retries, crashes, depth)
+        if mask == 0 then r.fix = fix end
     end
+    a[4] = fix
     local bits, prio = r.bits, r.prio
     if bits ~= 0 or prio ~= 0 then
         mask = mask + 2
@@ -99,20 +103,37 @@ local function pack_task(r)
     return pack(formats[mask] or format_of(mask), unpack(a, 1, n))
 end
 
--- The row of task `ord` of job j. The constructor names the fields that most
--- rows get, so that the table is made in its final size.
+-- What hardly changes after the task was made and few ask for (when it was
+-- added, its call, retries, crashes, depth) stays packed in `fix` until then.
+-- Who changes one of them lets `fix` go.
+local function fixed(r)
+    local fix = r.fix
+    if fix and not r.call then
+        local _
+        _, _, r.added, r.call, r.retries, r.crashes, r.depth = unpack_s('<I3I4I7c16BBB', fix)
+    end
+    return r
+end
+
+-- The row of task `ord` of job j. The constructor names as many fields as
+-- most rows get, so that the table is made in its final size, which is 16.
 local function unpack_task(s, j, ord)
-    local version, mask, state, kind, parent, added, call_hash, retries, crashes, depth, at = unpack_s('<BI2BI3I4I7c16BBB', s)
+    local version, mask, state, kind, parent = unpack_s('<BI2BI3I4', s)
+    local at = 38
     if version ~= 1 then raise(EVERSION, 'the shard has a task of version %d, made by a newer release: upgrade', version) end
-    local r = setmetatable({raw = s, job = j.no, ord = ord, j = j, state = state, type = kind, parent = parent, added = added, call = call_hash,
-        retries = retries, crashes = crashes, depth = depth, bits = 0, attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
+    local r = setmetatable({raw = s, job = j.no, ord = ord, j = j, state = state, type = kind, parent = parent, fix = sub(s, 5, 37), bits = 0,
+        attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
     if mask == 0 then return r end
     if mask == 22 then -- claimed, as most
         r.bits, r.prio, r.attempt, r.by, r.begun, r.token = unpack_s('<I2bBI3I7c8', s, at)
         r.owner = r.by
         return r
     end
-    if mask % 2 >= 1 then r.retries, r.crashes, r.depth, r.timeout_ms, at = unpack_s('<I4I4I4I4', s, at) end
+    if mask % 2 >= 1 then
+        fixed(r)
+        r.retries, r.crashes, r.depth, r.timeout_ms, at = unpack_s('<I4I4I4I4', s, at)
+        r.fix = nil
+    end
     if mask % 4 >= 2 then r.bits, r.prio, at = unpack_s('<I2b', s, at) end
     if mask % 8 >= 4 then r.attempt, r.by, r.begun, at = unpack_s('<BI3I7', s, at) end
     if mask % 16 >= 8 then r.attempt, r.by, r.begun, at = unpack_s('<I4I6I7', s, at) end

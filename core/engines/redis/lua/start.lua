@@ -5,7 +5,7 @@ function dt.op_start(s)
     local job = dt.job_find(id)
     if job then
         local root = look(job, 0)
-        return {root and root.call == new[4] and EXISTS or CONFLICT, job}
+        return {root and fixed(root).call == new[4] and EXISTS or CONFLICT, job}
     end
     if not type_row(new[1]) then return {UNKNOWN} end
     local skipped_for, unique = '', new[13] and dt.unique_of(new)

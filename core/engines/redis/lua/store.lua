@@ -156,9 +156,14 @@ local function bucket(j, kind, ord)
     return h
 end
 
-local function task_new(j, ord, kind, call_hash, retries, crashes)
-    local r = setmetatable({job = j.no, ord = ord, j = j, touched = true, state = STATES, type = kind, call = call_hash, added = now, retries = retries,
-        crashes = crashes, bits = 0, parent = 0, depth = 0, attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
+local function task_new(j, ord, kind, call_hash, retries, crashes, timeout_ms, parent, depth)
+    local r = setmetatable({job = j.no, ord = ord, j = j, hand = true, state = STATES, type = kind, parent = parent, fix = false, bits = 0, attempt = 0,
+        by = 0, begun = 0, owner = 0}, task_row)
+    if retries > 255 or crashes > 255 or depth > 255 or timeout_ms ~= 0 then
+        r.added, r.call, r.retries, r.crashes, r.depth, r.timeout_ms = now, call_hash, retries, crashes, depth, timeout_ms
+    else
+        r.fix = pack('<I3I4I7c16BBB', kind, parent, now, call_hash, retries, crashes, depth)
+    end
     j.rows[ord] = r
     tasks[#tasks + 1] = r
     return r
@@ -181,12 +186,11 @@ local look = dt.look
 function dt.task(no, ord) -- to be changed in place
     local t = look(no, ord)
     if t then
-        t.packed = nil
-        if not t.touched then
-            t.touched = true
+        if t.hand == nil then
             tasks[#tasks + 1] = t
             dt.job(no)
         end
+        t.hand = true
     end
     return t
 end
@@ -194,10 +198,11 @@ local task = dt.task
 
 -- What the row is when it is packed now; it stays so until it is in hand again.
 local function row_bytes(t)
-    local s = t.packed
-    if not s then
-        s = (t.touched or not t.raw) and pack_task(t) or t.raw
-        t.packed = s
+    local s = t.hand -- nil, or it is in hand: true, or what it was packed as since
+    if s == nil then return t.raw end
+    if s == true then
+        s = pack_task(t)
+        t.hand = s
     end
     return s
 end

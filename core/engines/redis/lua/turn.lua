@@ -325,6 +325,7 @@ local function become(g)
     t.bits = t.bits - band(t.bits, HAS_DEPS + HAS_ERROR + FIRST + JOURNAL + LASTLY)
     if floor(next[3] / 2) % 2 == 1 then t.bits = t.bits + JOURNAL end
     set_deps(g, t, next)
+    fixed(t).fix = nil
     t.type, t.prio, t.retries, t.crashes, t.timeout_ms = next[1], next[2], next[6] or 0, next[7] or 0, next[8] or 0
     t.tries, t.freed, t.lost, t.emits = 0, 0, 0, 0
     t.base = t.j.next
@@ -339,7 +340,7 @@ local function fail(g)
     local retry, freed = m[7] % 2 == 1, m[7] % 4 >= 2
     t.tries = t.tries + 1
     if retry and freed and t.freed < 10000 then t.freed = t.freed + 1 end
-    local again = retry and t.tries - t.freed <= t.retries and not ending(t)
+    local again = retry and t.tries - t.freed <= fixed(t).retries and not ending(t)
     if (m[6] or '') ~= '' then
         data_set(t, D_ERROR, m[6])
         t.bits = bor(t.bits, HAS_ERROR)
@@ -409,7 +410,7 @@ local function already(g)
         local s = c[13] and dt.unique_of(c)
         if not (made ~= 0 or g.joined or s) then break end
         local row = ord < made and look(t.job, g.first + ord)
-        if row and row.call == c[4] then
+        if row and fixed(row).call == c[4] then
             ord = ord + 1
         elseif s then
             local u = dt.unique_find(dt.key_of(s, t.job))
@@ -448,7 +449,7 @@ local function apply(u, m)
     g.nkids = #g.kids
     if m[8] or m[5] >= END_PARK or t.state == PARKED then
         if not well_formed(g) then return answer(g, BAD, t, is_ending) end
-        if not notes_fit(g, m[9] or NONE) or (g.nkids ~= 0 and t.depth >= t.j.max_depth) then return answer(g, TOOBIG, t, is_ending) end
+        if not notes_fit(g, m[9] or NONE) or (g.nkids ~= 0 and fixed(t).depth >= t.j.max_depth) then return answer(g, TOOBIG, t, is_ending) end
         place_children(g)
         local status = t.j.next + g.count <= t.j.max_tasks and OK or TOOBIG
         if g.joined and status == OK then
