@@ -342,8 +342,6 @@ local function hash_flush(h)
     for i = 1, #rem, 4000 do call('HDEL', h.key, unpack(rem, i, min(i + 3999, #rem))) end
 end
 
--- The first command is one that a server out of memory refuses, so that it
--- refuses all.
 function dt.flush()
     dt.flushed = true
     meta_flush()
