@@ -12,7 +12,7 @@
 #include "sim.h"
 
 static const char KEY[] = "{sim.0}";
-enum { SMALL_SEEDS = 3, EVERY = 64 }; // rows are compared after each step of the first seeds, then after each 64th
+enum { SMALL_SEEDS = 40, EVERY = 64 }; // rows are compared after each step of the first seeds, then after each 64th
 
 static struct {
     redis_server server;
@@ -289,6 +289,39 @@ static void same_rows(sim *s, dtask_str dump) {
     if (!same) sim_violation(s, "REDIS_ROWS", "%s", what);
 }
 
+// What no worker of a seed reads is read here.
+static dti_read probe(sim *s, dti_read q) {
+    dti_op op = {.kind = DTI_OP_READ, .read = q}, other = op;
+    dti_tx tx = {.store = s->store.in, .arena = &at.arena, .now = s->wall};
+    dti_redis_answer a;
+    dti_model_run(&tx, &op);
+    header(&at.head, s);
+    at.op.n = 0;
+    dti_redis_put_op(&at.op, &other);
+    send(&at.head, &at.op);
+    redisReply *r = receive(s, &a, "a read");
+    if (dti_redis_take_reply(&at.arena, &a, &other)) sim_violation(s, "REDIS_REPLY", "read %d: %s", (int)q.what, dtask_err_detail());
+    same_read(s, &other.read, &op.read);
+    freeReplyObject(r);
+    return op.read;
+}
+
+static void probe_all(sim *s) {
+    probe(s, (dti_read){.what = DTI_READ_TYPES, .from = (uint32_t)(s->step % 3), .limit = 3});
+    probe(s, (dti_read){.what = DTI_READ_TYPE, .id = dti_strz("t1"), .version = (uint32_t)(s->step % 3)});
+    probe(s, (dti_read){.what = DTI_READ_WORKERS, .from = (uint32_t)(s->step % 4), .limit = 2});
+    dti_read all = probe(s, (dti_read){.what = DTI_READ_JOBS, .state = (int)(s->step % 6) - 1, .limit = 3, .before = s->step % 5 * 2});
+    for (uint32_t i = 0; i < all.n; i++) {
+        const dti_jobview *j = &all.jobs[i];
+        uint32_t ord = (uint32_t)(s->step % j->row.next);
+        probe(s, (dti_read){.what = DTI_READ_JOB, .id = j->id});
+        probe(s, (dti_read){.what = DTI_READ_TASK, .id = j->id, .ord = ord});
+        probe(s, (dti_read){.what = DTI_READ_LOG, .id = j->id, .ord = ord, .limit = 3});
+        probe(s, (dti_read){.what = DTI_READ_LOG, .id = j->id, .ord = DTI_EMITS, .limit = 3});
+        probe(s, (dti_read){.what = DTI_READ_KIDS, .job = j->no, .ord = ord, .limit = 2, .whole = s->step % 2, .from = ord});
+    }
+}
+
 static void compare(sim *s, const dti_op *op, const dti_effects *fx) {
     dti_redis_answer a;
     char what[32];
@@ -313,6 +346,7 @@ static void compare(sim *s, const dti_op *op, const dti_effects *fx) {
     if (err) sim_violation(s, "REDIS_ANSWER", "dump: %s", dtask_err_detail());
     same_rows(s, dump);
     freeReplyObject(rows);
+    probe_all(s);
 }
 
 // ---- an older state: a copy of all keys in database 1 ------------------------------------------

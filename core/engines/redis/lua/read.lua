@@ -119,7 +119,7 @@ function dt.op_read(q)
     end
     local ord = q[5] or 0
     if what == 3 then
-        local l, more, next = dt.mails(no, ord, q[6] or 0, limit, true)
+        local l, more, next = dt.mails(no, ord == U32 and EMITS or ord, q[6] or 0, limit, true)
         return {#l, more, next, l}
     end
     id = data_get(no, 0, D_ID)
