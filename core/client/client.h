@@ -25,6 +25,8 @@ typedef struct {
     uint8_t log;                 // least level that is logged: DTI_LEVEL_*
     char app[256];               // what the command line works on
     bool inline_;                // memory: alone; read by bindings
+    char prefix[64];             // heads the names of keys
+    char tls_ca[1024], tls_cert[1024], tls_key[1024]; // files
 } dti_conf;
 
 enum { DTI_LEVEL_INFO, DTI_LEVEL_DEBUG, DTI_LEVEL_WARNING, DTI_LEVEL_ERROR };

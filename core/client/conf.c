@@ -28,7 +28,7 @@ typedef struct {
 
 // clang-format off
 static const option table[] = {
-    {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH", 0, 0, {0}},
+    {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH, redis://HOST/0", 0, 0, {0}},
     {"slots", UNSIGNED, AT(slots), "", "handlers that run at once in a worker; without it as many as processors", 1, 1024, {0}},
     {"processes", UNSIGNED, AT(processes), "1", "processes of a Python worker", 1, 256, {0}},
     {"prefetch", UNSIGNED, AT(prefetch), "256", "tasks that a worker claims ahead, at most", 0, 4096, {0}},
@@ -44,6 +44,10 @@ static const option table[] = {
     {"history", CHOICE, AT(counts), "rows", "what stays of succeeded tasks: rows, counts", 0, 0, {"rows", "counts"}},
     {"retain", TIME, AT(retain_us), "1d", "how long an ended job is kept", 0, 3650 * DAY, {0}},
     {"durability", CHOICE, AT(full), "normal", "normal: survives any process; full: the machine too", 0, 0, {"normal", "full"}},
+    {"prefix", TEXT, AT(prefix), "", "heads the names of keys in Redis, so that apps of one name stay apart", 0, 0, {0}},
+    {"tls_ca", TEXT, AT(tls_ca), "", "file of the authorities that the server's certificate may be of; empty: the system's", 0, 0, {0}},
+    {"tls_cert", TEXT, AT(tls_cert), "", "file of our certificate, for servers that ask for one", 0, 0, {0}},
+    {"tls_key", TEXT, AT(tls_key), "", "file of its key", 0, 0, {0}},
     {"types", TEXT, AT(types), "", "a worker serves only these types, a,b; empty: all it knows", 0, 0, {0}},
     {"log", CHOICE, AT(log), "info", "least level that is logged: info, debug, warning, error", 0, 0, {"info", "debug", "warning", "error"}},
     {"inline", CHOICE, AT(inline_), "0", "1: Python handlers run on the thread that waits for their job, for debugging; memory: alone", 0, 0, {"0", "1"}},
@@ -142,8 +146,11 @@ static bool unescape(char *s) {
 // Takes the parameters off the URL, which it changes.
 static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
     size_t n = strspn(url, "abcdefghijklmnopqrstuvwxyz+");
-    if (!n || url[n] != ':')
-        return dti_fail(DTASK_EARGS, "The URL \"%.100s\" has no scheme: write it as sqlite:jobs.db or memory:.", url);
+    if (!n || url[n] != ':') {
+        char shown[101];
+        dti_url_show(url, shown, sizeof shown);
+        return dti_fail(DTASK_EARGS, "The URL \"%s\" has no scheme: write it as sqlite:jobs.db or memory:.", shown);
+    }
     char *at = strchr(url, '?');
     if (!at) return DTASK_OK;
     *at++ = 0;
@@ -304,12 +311,14 @@ static void put_value(dti_buf *b, const option *o, const dti_conf *c) {
 void dti_conf_put(dti_buf *b, const dti_conf *c, const uint8_t source[DTI_OPTIONS_MAX], const char *url) {
     static const char *const sources[] = {"default", "file", "environment", "url", "code"};
     dti_conf defaults = {0};
+    char shown[2048];
+    dti_url_show(url, shown, sizeof shown);
     dti_mp_put_array(b, OPTIONS);
     for (size_t i = 0; i < OPTIONS; i++) {
         if (*table[i].def) set(&defaults, &table[i], table[i].def);
         dti_mp_put_array(b, 5);
         dti_mp_put_strz(b, table[i].name);
-        if (table[i].kind == URL) dti_mp_put_strz(b, url);
+        if (table[i].kind == URL) dti_mp_put_strz(b, shown);
         else put_value(b, &table[i], c);
         dti_mp_put_strz(b, sources[source[i]]);
         put_value(b, &table[i], &defaults);

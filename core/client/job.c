@@ -201,26 +201,26 @@ dtask_err dti_job_look(dtask_job *job, bool *out_ended) {
     return err;
 }
 
-dtask_err dti_job_bell(const dtask_job *job, dti_hash *out) {
-    *out = job->hash;
+dtask_err dti_job_bell(const dtask_job *job, dti_awaited *out) {
+    *out = (dti_awaited){job->hash, job->job};
     if (!job->ord) return DTASK_OK;
     dti_arena arena = {0};
     dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TASK, .id = job->job, .ord = job->ord}};
     dtask_err err = dti_engine_call(job->app->engine, &arena, &op);
     if (!err && !op.read.n) err = not_found(job);
-    if (!err) *out = dti_task_hash(op.read.tasks[0].job, job->ord);
+    if (!err) *out = (dti_awaited){dti_task_hash(op.read.tasks[0].job, job->ord), dti_strz(job->id)};
     dti_arena_done(&arena);
     return err;
 }
 
 static dtask_err wait_rung(dtask_job *job, dti_bell *bell, int64_t until) {
     const dti_engine_ops *ops = job->app->engine->ops;
-    dti_hash hash;
-    dtask_err none = dti_job_bell(job, &hash);
+    dti_awaited end;
+    dtask_err none = dti_job_bell(job, &end);
     if (none) return none;
     for (;;) {
         bool ended;
-        ops->bell_asleep(bell, NULL, 0, &hash);
+        ops->bell_asleep(bell, NULL, 0, &end);
         dtask_err err = dti_job_look(job, &ended);
         if (err || ended) return err;
         int64_t left = until < 0 ? INT64_MAX : until - dti_mono_us();

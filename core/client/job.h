@@ -23,5 +23,5 @@ struct dtask_job {
 // Reads how it stands and remembers its end. ENOTFOUND.
 dtask_err dti_job_look(dtask_job *, bool *out_ended);
 // What a bell is told to ring at its end. ENOTFOUND.
-dtask_err dti_job_bell(const dtask_job *, dti_hash *out);
+dtask_err dti_job_bell(const dtask_job *, dti_awaited *out);
 void dti_job_drop(dtask_job *);

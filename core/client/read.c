@@ -349,6 +349,13 @@ static dtask_err read_workers(question *q, dti_arena *arena) {
     return DTASK_OK;
 }
 
+static dtask_err read_server(question *q, dti_arena *arena) {
+    (void)arena;
+    if (q->app->engine->ops->about) return q->app->engine->ops->about(q->app->engine, &q->out);
+    dti_mp_put_map(&q->out, 0);
+    return DTASK_OK;
+}
+
 static dtask_err read_rows(question *q, dti_arena *arena) {
     return dti_read_rows(q->app, arena, q->query, &q->out);
 }
@@ -356,7 +363,7 @@ static dtask_err read_rows(question *q, dti_arena *arena) {
 dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out) {
     static const struct { const char *what; dtask_err (*read)(question *, dti_arena *); } answers[] = {
         {"job", read_job}, {"task", read_task}, {"tree", read_tree}, {"jobs", read_jobs}, {"type", read_type}, {"types", read_types},
-        {"workers", read_workers}, {"rows", read_rows},
+        {"workers", read_workers}, {"rows", read_rows}, {"server", read_server},
     };
     dtask_err err = dti_app_check(app);
     if (err || (err = dti_mp_check(query, "The query"))) return err;
@@ -367,7 +374,7 @@ dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out) {
     if ((err = text_of(&q, "what", true, &what))) return err;
     while (i < sizeof answers / sizeof *answers && !dti_str_eq(what, dti_strz(answers[i].what))) i++;
     if (i == sizeof answers / sizeof *answers)
-        return dti_fail(DTASK_EARGS, "A query's what is job, task, tree, jobs, type, types, workers or rows, not \"%.*s\".", (int)(what.n > 50 ? 50 : what.n), what.p);
+        return dti_fail(DTASK_EARGS, "A query's what is job, task, tree, jobs, type, types, workers, rows or server, not \"%.*s\".", (int)(what.n > 50 ? 50 : what.n), what.p);
     err = answers[i].read(&q, &arena);
     if (!err && q.out.failed) err = dti_fail(DTASK_ENOMEM, "No memory for the answer.");
     if (err) dti_buf_done(&q.out);

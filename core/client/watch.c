@@ -19,7 +19,7 @@ typedef struct watch {
     struct watch *next;
     dtask_job *job;              // held
     dti_bell *bell;
-    dti_hash hash;               // what it rings for
+    dti_awaited end;             // what it rings for
     dtask_job_fn *fn;
     void *arg;
     dti_hash seen;               // of how it stood
@@ -112,7 +112,7 @@ dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
     unwatch(job);
     watch *one = calloc(1, sizeof *one);
     if (!one) return dti_fail(DTASK_ENOMEM, "No memory to watch %s.", job->id);
-    if (dti_job_bell(job, &one->hash)) one->hash = job->hash; // none yet: its looks say so
+    if (dti_job_bell(job, &one->end)) one->end = (dti_awaited){job->hash, job->job}; // none yet: its looks say so
     if ((err = dti_app_bell(job->app, &one->bell))) {
         free(one);
         return err;
@@ -123,7 +123,7 @@ dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
     one->arg = arg;
     struct dti_watches *w = job->app->watches;
     const dti_engine_ops *ops = job->app->engine->ops;
-    ops->bell_asleep(one->bell, NULL, 0, &one->hash);
+    ops->bell_asleep(one->bell, NULL, 0, &one->end);
     pthread_mutex_lock(&w->lock);
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = one};
     bool ok = open_fds(w) && !epoll_ctl(w->epoll, EPOLL_CTL_ADD, ops->bell_fd(one->bell), &e);
@@ -169,7 +169,7 @@ static void look(dtask_app *app, watch *one) {
     dti_hash now = one->seen;
     bool over;
     ops->bell_awake(one->bell);
-    ops->bell_asleep(one->bell, NULL, 0, &one->hash);
+    ops->bell_asleep(one->bell, NULL, 0, &one->end);
     dtask_err err = stand(one->job, &now, &over);
     bool tell = !err && (over || !dti_hash_eq(now, one->seen));
     one->seen = now;

@@ -13,11 +13,18 @@ typedef struct {                 // values outlive open only
     const char *app;             // the namespace; memory: stores are shared by (app, url) in a process
     bool full;                   // durability=full
     int64_t lease_us;
-    int64_t timeout_us;          // how long a call waits for other writers: EENGINE after it
+    int64_t timeout_us;          // how long a call waits for other writers, or for a server: EENGINE after it
+    const char *tls_ca, *tls_cert, *tls_key;    // files; NULL or empty: the system's authorities, none
+    const char *prefix;          // heads the names of keys; NULL or empty: none
 } dti_engine_conf;
 
+typedef struct {                 // a job, or a task that is no root
+    dti_hash hash;               // dti_id_hash of the job, or dti_task_hash
+    dtask_str id;                // "job", or "job/7"
+} dti_awaited;
+
 typedef struct {
-    const char *scheme;
+    const char *schemes;         // "redis rediss": of the URLs that are its own
     dtask_err (*open)(const dti_engine_conf *, dti_engine **out);
     // Ends it for this holder; calls in other threads must have returned.
     void (*close)(dti_engine *);
@@ -29,15 +36,16 @@ typedef struct {
 
     // ---- bells: how a sleeper learns of news ----
     // One for each worker and each waiting client thread. fd is readable when
-    // rung. A worker's bell also is its sign of life: it dies with the
-    // process, and the engine's sweep gives back what the worker held.
+    // rung. Where the engine sees deaths (`sees_deaths`) a worker's bell also is
+    // its sign of life: it dies with the process, and the engine's sweep gives
+    // back what the worker held. Elsewhere its turns are, within its lease.
     dtask_err (*bell_open)(dti_engine *, uint64_t worker /* 0: a client */, dti_bell **out);
     void (*bell_close)(dti_bell *);
     int (*bell_fd)(dti_bell *);
     // About to sleep: from now on ring me when one of these types has ready
-    // tasks (or my wakes, for a worker), or when this job has ended or
-    // changed. Then look once more, then poll the fd, then awake.
-    void (*bell_asleep)(dti_bell *, const uint32_t *types, size_t n, const dti_hash *job);
+    // tasks (or my wakes, for a worker), or when this has ended (NULL:
+    // nothing). Then look once more, then poll the fd, then awake.
+    void (*bell_asleep)(dti_bell *, const uint32_t *types, size_t n, const dti_awaited *);
     // Clears the fd and the asleep mark. Sign of life too.
     void (*bell_awake)(dti_bell *);
     // Sign of life: call at least each lease/3.
@@ -49,6 +57,9 @@ typedef struct {
     bool (*hungry)(dti_engine *, dti_bell *self, uint32_t type);
     // Rings one bell from another thread of this process (stop, new outbox).
     void (*bell_ring)(dti_bell *);
+    // What there is to say about the server, as a msgpack map, after it was
+    // asked for all that will be needed of it. NULL: there is none. May block.
+    dtask_err (*about)(dti_engine *, dti_buf *out);
 } dti_engine_ops;
 
 enum { DTI_BELL_SLOTS = 64 };
@@ -56,7 +67,11 @@ enum { DTI_BELL_SLOTS = 64 };
 struct dti_engine {
     const dti_engine_ops *ops;
     uint64_t salt;               // the store's, of call, unique and key hashes
+    bool sees_deaths;            // at each sweep; else what is due says when to sweep
 };
+
+// Writes the URL with *** for its password, for people.
+void dti_url_show(const char *url, char *out, size_t n);
 
 // EARGS: no such scheme, malformed. Other errors are the engine's.
 dtask_err dti_engine_open(const dti_engine_conf *, dti_engine **out);

@@ -115,7 +115,7 @@ static dtask_err memory_open(const dti_engine_conf *conf, dti_engine **out) {
     if (!err) at->refs++;
     pthread_mutex_unlock(&all_lock);
     if (err) return free(e), err;
-    *e = (memory){{&dti_memory_engine, at->salt}, at};
+    *e = (memory){{&dti_memory_engine, at->salt, true}, at};
     *out = &e->engine;
     return DTASK_OK;
 }
@@ -181,8 +181,8 @@ static int memory_bell_fd(dti_bell *b) {
     return b->fd;
 }
 
-static void memory_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_hash *job) {
-    dti_sleep_for(&b->sleep, types, n, job);
+static void memory_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end) {
+    dti_sleep_for(&b->sleep, types, n, end ? &end->hash : NULL);
 }
 
 static void memory_bell_awake(dti_bell *b) {
@@ -292,7 +292,7 @@ static void memory_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_
 }
 
 const dti_engine_ops dti_memory_engine = {
-    .scheme = "memory",
+    .schemes = "memory",
     .open = memory_open,
     .close = memory_close,
     .call = memory_call,

@@ -65,10 +65,10 @@ static void bell_beat(dti_bell *b) {
     if (b->file->forks == dti_forks()) atomic_store(&slot_of(b)->beat, dti_mono_us());
 }
 
-static void bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_hash *job) {
+static void bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end) {
     if (b->file->forks != dti_forks()) return;
     bell_beat(b);
-    dti_sleep_for(&slot_of(b)->sleep, types, n, job);
+    dti_sleep_for(&slot_of(b)->sleep, types, n, end ? &end->hash : NULL);
 }
 
 static void bell_awake(dti_bell *b) {
@@ -327,7 +327,7 @@ static void sqlite_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_
 }
 
 const dti_engine_ops dti_sqlite_engine = {
-    .scheme = "sqlite",
+    .schemes = "sqlite",
     .open = dti_sqlite_open,
     .close = dti_sqlite_close,
     .call = sqlite_call,

@@ -103,6 +103,8 @@ DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
  *   workers            [{name, since, expires, dead}, ..]
  *   rows   id ords      [[ord, parent, type, state (number), started, ended, claims, tries, lost, error's name], ..]: of these
  *                      tasks of the job (at most 1,024) the few fields that a follower needs
+ *   server             the engine's server: {address, version, policy, persistence, maxmemory, used_memory, clock_ahead_us};
+ *                      it was asked for all that it will be asked for. Empty for an engine without one
  * *out is malloc'ed: dtask_b_free. ENOTFOUND. EARGS: malformed query. Waits. */
 DTASK_API dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out);
 /* The job's or task's end, waiting up to ms: as dtask_b_child_end; EUSAGE not complete. Free *out. */

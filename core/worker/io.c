@@ -108,8 +108,9 @@ static void wants(io *t) {
             dti_handler *h = w->handlers[i];
             if ((int)h->pool != pool || h->absent || h->off) continue;
             h->wanted = wanted(w, h, room, slots, queued_us);
+            // None of what waits here is wanted, but who else wants it is.
+            if (h->wanted || h->queued) want_of(t, h, h->wanted);
             if (!h->wanted) continue;
-            want_of(t, h, h->wanted);
             if (h->wanted > most) most = h->wanted;
             if (room > 0 && !h->dry) t->idle_slots = true;
         }
@@ -312,12 +313,19 @@ static bool send_again(io *t, dtask_err err) {
     return true;
 }
 
+// Between two turns, whatever the bell says: for most engines they renew the
+// lease.
+static int64_t look_us(const dtask_worker *w) {
+    return w->conf.lease_us / 3 < DTI_LOOK_US ? w->conf.lease_us / 3 : DTI_LOOK_US;
+}
+
 static void swept(io *t, const dti_op *op, int64_t now) {
     dtask_worker *w = t->w;
-    t->next_sweep = now + DTI_DEATHS_US;
+    int64_t most = w->engine->sees_deaths ? DTI_DEATHS_US : DTI_LOOK_US;
+    t->next_sweep = now + most;
     if (op->err) return;
     int64_t in = op->sweep.next - dti_wall_us();
-    if (op->sweep.next && in < DTI_DEATHS_US) t->next_sweep = now + (in > 0 ? in : 0);
+    if (op->sweep.next && in < most) t->next_sweep = now + (in > 0 ? in : 0);
     if (op->sweep.steps) dry_none(w);
 }
 
@@ -362,7 +370,7 @@ static void exchange(io *t, bool sweep) {
             return;
         }
         w->alive_at = now;
-        t->next_look = now + DTI_LOOK_US;
+        t->next_look = now + look_us(w);
         if (turn->todo) t->next_sweep = now;
         if (turn->status == DTI_TURN_OK) {
             dti_answers(&t->box, turn);
@@ -383,15 +391,17 @@ static bool fall_asleep(io *t) {
     dtask_worker *w = t->w;
     uint64_t hash = 1;
     uint32_t *types = dti_alloc(&t->box.mem, (t->nwant + 1) * sizeof *types);
+    size_t n = 0;
     if (!types) return false;
     for (size_t i = 0; i < t->nwant; i++) {
-        types[i] = t->want[i].type;
-        hash = hash * 0x100000001b3u + types[i];
+        if (!t->want[i].n) continue;
+        types[n++] = t->want[i].type;
+        hash = hash * 0x100000001b3u + t->want[i].type;
     }
     if (t->asleep && t->asleep_for == hash) return false;
     t->asleep = true;
     t->asleep_for = hash;
-    w->engine->ops->bell_asleep(w->bell, types, t->nwant, NULL);
+    w->engine->ops->bell_asleep(w->bell, types, n, NULL);
     return true;
 }
 

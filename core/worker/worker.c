@@ -384,7 +384,7 @@ dtask_err dti_worker_hello(dtask_worker *w) {
             .subject = c->subject == UINT32_MAX ? UINT32_MAX : places[c->subject], .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
     }
     int64_t now = dti_mono_us();
-    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .types = types, .ntypes = ntypes, .listens = listens,
+    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = w->conf.lease_us, .types = types, .ntypes = ntypes, .listens = listens,
         .nlistens = nlistens}}, {.kind = DTI_OP_ERA}};
     // A type that says the same in another spelling takes the registered one.
     for (bool refused = true; refused && !err;) {

@@ -46,7 +46,7 @@ enum {
     DTI_PAGE = 256,              // children read at once with their outcomes
     DTI_AHEAD_US = 50000,        // prefetch what runs in so long
     DTI_FLUSH_US = 1000,         // a spawn waits so long for company
-    DTI_DEATHS_US = 250000,      // between two looks for dead workers
+    DTI_DEATHS_US = 250000,      // between two looks for dead workers, where the engine sees them
     DTI_LOOK_US = 1000000,       // between two looks for work, whatever the bell says
     DTI_AGAIN_US = 100000,       // until what the engine refused is tried again
     DTI_STALE_US = 20000,        // a claim that waited so long goes to a hungry worker

@@ -2,6 +2,7 @@
 #include "world.h"
 
 #include <ftw.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,12 +18,16 @@ void world_open(world *w, const char *engine) {
     *w = (world){0};
     if (strcmp(engine, "memory") == 0) {
         strcpy(w->url, "memory:");
+    } else if (strcmp(engine, "redis") == 0) {
+        if (!live_redis_start(&w->redis, NULL)) cr_skip_test("redis-server is not installed: script/setup test does that");
+        snprintf(w->url, sizeof w->url, "redis://127.0.0.1:%d/0", w->redis.port);
     } else {
         strcpy(w->dir, "/tmp/dtest_XXXXXX");
         cr_assert(mkdtemp(w->dir));
         snprintf(w->url, sizeof w->url, "sqlite:%s/jobs.db", w->dir);
     }
     w->e = open_it(w);
+    w->era = world_call(w, (dti_op){.kind = DTI_OP_ERA}).era.era;
     dti_hello_type types[] = {{.name = dti_strz("a"), .version = 1, .crashes = 3}, {.name = dti_strz("b"), .version = 1, .crashes = 3}};
     world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.types = types, .ntypes = 2}});
     w->a = types[0].no;
@@ -37,6 +42,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 void world_close(world *w) {
     w->e->ops->close(w->e);
     dti_arena_done(&w->arena);
+    live_redis_end(&w->redis);
     world_remove(w);
 }
 
@@ -59,7 +65,7 @@ actor worker(world *w) {
     snprintf(name, sizeof name, "worker-%u", ++w->named);
     dti_hello_type types[] = {{.name = dti_strz("a"), .version = 1, .crashes = 3}, {.name = dti_strz("b"), .version = 1, .crashes = 3}};
     dti_op op = world_call(w,
-        (dti_op){.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = 15000000, .types = types, .ntypes = 2}});
+        (dti_op){.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = 7200000000, .types = types, .ntypes = 2}});
     actor a = {.no = op.hello.worker};
     cr_assert_gt(a.no, 0u);
     cr_assert_eq(w->e->ops->bell_open(w->e, a.no, &a.bell), DTASK_OK, "%s", dtask_err_detail());
@@ -71,9 +77,30 @@ void leave(world *w, actor *a) {
     w->e->ops->bell_close(a->bell);
 }
 
+void die(world *w, actor *a) {
+    w->e->ops->bell_close(a->bell);
+    if (!w->e->sees_deaths)      // its lease would lapse
+        world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = 256, .dead = &a->no, .ndead = 1, .charge_all = true}});
+    sweep(w);
+}
+
+bool rung(world *w, dti_bell *b) {
+    dti_bell *fence;             // rings come in one line: once this bell is there, those before it are
+    cr_assert_eq(w->e->ops->bell_open(w->e, 0, &fence), DTASK_OK, "%s", dtask_err_detail());
+    w->e->ops->bell_close(fence);
+    struct pollfd p = {.fd = w->e->ops->bell_fd(b), .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
+}
+
+bool hungry(world *w, actor *a, uint32_t type) {
+    dti_want want = {type, 0};
+    turn(w, a, (dti_turn){.want = &want, .nwant = 1});
+    return w->e->ops->hungry(w->e, a->bell, type);
+}
+
 dti_turn turn(world *w, actor *a, dti_turn t) {
     t.worker = a->no;
-    if (!t.era) t.era = 1;
+    if (!t.era) t.era = w->era;
     if (!t.nonce) t.nonce = ++a->nonce;
     t.got = a->got;
     return world_call(w, (dti_op){.kind = DTI_OP_TURN, .turn = t}).turn;

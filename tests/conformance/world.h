@@ -10,10 +10,12 @@
 #include <string.h>
 
 #include "engines/engine.h"
+#include "live_redis.h"
 
 #define EACH_ENGINE(RUN, name) \
     RUN(memory, name)          \
-    RUN(sqlite, name)
+    RUN(sqlite, name)          \
+    RUN(redis, name)
 
 #define CASE(name)                       \
     static void case_##name(world *w);   \
@@ -31,6 +33,8 @@ typedef struct {
     dti_engine *e;
     dti_arena arena;             // replies live until the case ends
     char dir[64], url[96];
+    live_redis redis;
+    uint64_t era;                // as it was opened
     uint32_t a, b;               // nos of the types "a" and "b", declared by every worker
     unsigned named;
 } world;
@@ -47,6 +51,9 @@ typedef struct {
 } actor;
 actor worker(world *);
 void leave(world *, actor *);        // bye
+void die(world *, actor *);          // without bye; swept
+bool rung(world *, dti_bell *);
+bool hungry(world *, actor *, uint32_t type); // somebody else is
 // A turn under the worker's next nonce.
 dti_turn turn(world *, actor *, dti_turn);
 dti_claim claim(world *, actor *);   // exactly one of type a or b

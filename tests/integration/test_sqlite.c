@@ -216,8 +216,7 @@ Test(sqlite_bells, ring_in_other_processes, ALONE) {
     cr_assert_eq(w.e->ops->bell_open(w.e, 0, &mine), DTASK_OK);
     await_byte(c.says);
     cr_assert(w.e->ops->hungry(w.e, mine, w.a));
-    dti_hash h = dti_id_hash(dti_strz("j"));
-    w.e->ops->bell_asleep(mine, NULL, 0, &h);
+    w.e->ops->bell_asleep(mine, NULL, 0, &(dti_awaited){dti_id_hash(dti_strz("j")), dti_strz("j")});
     uint64_t no = start(&w, "j", (dti_new){0});
     struct pollfd p = {.fd = w.e->ops->bell_fd(mine), .events = POLLIN};
     cr_assert_eq(poll(&p, 1, 30000), 1);

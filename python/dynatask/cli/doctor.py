@@ -13,7 +13,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynatask import App, DynataskError
 
@@ -42,6 +42,8 @@ def run(open_app: Callable[[], App], as_json: bool) -> int:
         if file is not None:
             checks += of_file(file)
         try:
+            if server := read.server(app):
+                checks += of_server(server)
             checks += of_store(app)
         except DynataskError as error:
             unreachable = True
@@ -125,6 +127,26 @@ def file_system(folder: Path) -> str:
         if inside and len(mount) >= len(best):
             best, kind = mount, rest.split()[0]
     return kind
+
+
+# ---- the server -----------------------------------------------------------------------------
+def of_server(server: dict[str, Any]) -> Iterator[Check]:
+    """Version, role, policy and rights were judged as it was opened and asked; what is left is what may hurt later."""
+    yield Check("server", "ok", f"Redis {server['version']} at {server['address']}, {server['policy']}; all that is needed is allowed")
+    if server["persistence"] == "append-only file":
+        yield Check("disk", "ok", "it keeps an append-only file")
+    else:
+        text = f"what was accepted may die with the server ({server['persistence']})"
+        yield Check("disk", "warn", text, "redis-cli CONFIG SET appendonly yes")
+    used, most = server["used_memory"], server["maxmemory"]
+    text = f"{used >> 20} MiB used of {f'{most >> 20} MiB' if most else 'no limit (maxmemory 0)'}"
+    full = most and used > most * 0.8
+    yield Check("memory", "warn" if full else "ok", text, "redis-cli CONFIG SET maxmemory MORE" if full else "")
+    ahead = server["clock_ahead_us"] / 1e6
+    if abs(ahead) > 1:
+        yield Check("clock", "warn", f"its clock differs from ours by {ahead:+.1f} s: delays are off by as much", "chronyc tracking")
+    else:
+        yield Check("clock", "ok", "its clock is ours to a second")
 
 
 # ---- what is in it -------------------------------------------------------------------------

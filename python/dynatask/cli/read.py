@@ -99,6 +99,11 @@ def workers(app: App) -> list[WorkerRow]:
     return [WorkerRow(w["name"], w["since"], w["dead"]) for w in found]
 
 
+def server(app: App) -> dict[str, Any]:
+    """Of an engine that has one: address, version, policy, persistence, maxmemory, used_memory, clock_ahead_us. Raises what it refuses."""
+    return app.read({"what": "server"})
+
+
 def config(app: App) -> list[Option]:
     return [Option(*row) for row in msgspec.msgpack.decode(app.engine.config())]
 

@@ -60,8 +60,9 @@ def toml(file: Path) -> dict[str, Any]:
 
 
 def address(app: App) -> tuple[str, str]:
-    """The engine's URL and where it stands, without opening anything."""
-    return configured("url") or ((app.url, "code") if app.url else ("sqlite:jobs.db", "default"))
+    """The engine's URL and where it stands, without opening anything. A password is not shown."""
+    url, source = configured("url") or ((app.url, "code") if app.url else ("sqlite:jobs.db", "default"))
+    return re.sub(r"(://[^:@/?]*):[^@/?]*@", r"\1:***@", url), source
 
 
 def load_app(spec: str | None) -> App:
