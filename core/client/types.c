@@ -16,6 +16,7 @@ typedef struct entry {
     uint32_t version, no;
     _Atomic(const dti_typeinfo *) info;
     _Atomic int64_t looked;      // dti_mono_us
+    _Atomic uint64_t era;        // the engine's when it was looked at
     dti_hash row;                // of what info was made of; under the lock
 } entry;
 
@@ -49,13 +50,14 @@ static entry *look(struct dti_types *t, unsigned at, dtask_str name, uint32_t ve
 
 // Under the lock: what the row says now, remembered at `at`.
 static dtask_err remember(struct dti_types *t, unsigned at, dtask_str name, uint32_t version, uint32_t no, const dti_typeview *row,
-    const dti_typeinfo **out) {
+    uint64_t era, const dti_typeinfo **out) {
     uint64_t seed = row->row.no;
     dti_hash h = dti_hash128(row->signature.p, row->signature.n, seed);
     h = dti_hash128(row->options.p, row->options.n, h.h[0]);
     entry *e = look(t, at, name, version, no);
     if (e && dti_hash_eq(e->row, h)) {
         atomic_store(&e->looked, dti_mono_us());
+        atomic_store(&e->era, era);
         *out = atomic_load(&e->info);
         return DTASK_OK;
     }
@@ -73,6 +75,7 @@ static dtask_err remember(struct dti_types *t, unsigned at, dtask_str name, uint
     e->row = h;
     atomic_store(&e->info, info);
     atomic_store(&e->looked, dti_mono_us());
+    atomic_store(&e->era, era);
     if (fresh) {
         atomic_store(&e->next, atomic_load(&t->heads[at]));
         atomic_store_explicit(&t->heads[at], e, memory_order_release);
@@ -85,7 +88,8 @@ static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t
     struct dti_types *t = app->types;
     unsigned at = bucket(name, name.n ? version : no);
     entry *e = look(t, at, name, version, no);
-    if (e && dti_mono_us() - atomic_load(&e->looked) < REFRESH_US) {
+    uint64_t era = atomic_load(&app->engine->era);
+    if (e && atomic_load(&e->era) == era && dti_mono_us() - atomic_load(&e->looked) < REFRESH_US) {
         *out = atomic_load(&e->info);
         return DTASK_OK;
     }
@@ -101,7 +105,7 @@ static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t
                      : dti_fail(DTASK_ENOTFOUND, "There is no task type number %u.", no);
     } else if (!err) {
         pthread_mutex_lock(&t->lock);
-        err = remember(t, at, name, version, no, &op.read.types[0], out);
+        err = remember(t, at, name, version, no, &op.read.types[0], era, out);
         pthread_mutex_unlock(&t->lock);
     }
     dti_arena_done(&arena);

@@ -3,6 +3,8 @@
 // engine.c, and nowhere else.
 #pragma once
 
+#include <stdatomic.h>
+
 #include "model/model.h"
 
 typedef struct dti_engine dti_engine;
@@ -68,6 +70,7 @@ struct dti_engine {
     const dti_engine_ops *ops;
     uint64_t salt;               // the store's, of call, unique and key hashes
     bool sees_deaths;            // at each sweep; else what is due says when to sweep
+    _Atomic uint64_t era;        // as last heard; changed: the store may have lost its last writes, types among them
 };
 
 // Writes the URL with *** for its password, for people.

@@ -115,7 +115,7 @@ static dtask_err memory_open(const dti_engine_conf *conf, dti_engine **out) {
     if (!err) at->refs++;
     pthread_mutex_unlock(&all_lock);
     if (err) return free(e), err;
-    *e = (memory){{&dti_memory_engine, at->salt, true}, at};
+    *e = (memory){{.ops = &dti_memory_engine, .salt = at->salt, .sees_deaths = true}, at};
     *out = &e->engine;
     return DTASK_OK;
 }

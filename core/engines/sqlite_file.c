@@ -378,7 +378,7 @@ dtask_err dti_sqlite_open(const dti_engine_conf *conf, dti_engine **out) {
     if (!err) f->refs++;
     pthread_mutex_unlock(&open_lock);
     if (err) return free(h), err;
-    *h = (dti_sqlite_handle){{&dti_sqlite_engine, f->salt, true}, f};
+    *h = (dti_sqlite_handle){{.ops = &dti_sqlite_engine, .salt = f->salt, .sees_deaths = true}, f};
     *out = &h->engine;
     return DTASK_OK;
 }

@@ -330,7 +330,14 @@ static dtask_err serve_older(dtask_worker *w, dti_handler *h) {
 // still run and read this, have nothing to change.
 static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const uint32_t *handlers, uint32_t n) {
     dtask_err err = DTASK_OK;
-    if (n && w->handlers[handlers[0]]->info) return DTASK_OK;
+    if (n && w->handlers[handlers[0]]->info) {
+        for (uint32_t i = 0; i < n; i++) {
+            const dti_handler *h = w->handlers[handlers[i]];
+            if (h->info && h->info->no != types[i].no)
+                return dti_fail(DTASK_EENGINE, "the store has lost its last writes, and gives the type %s another number: start the worker anew", h->name);
+        }
+        return DTASK_OK;
+    }
     for (uint32_t i = 0; i < n && !err; i++) {
         dti_handler *h = w->handlers[handlers[i]];
         dti_typeinfo *info;

@@ -35,7 +35,7 @@ static void tell(dti_bell *b, bool asleep, bool wake) {
     if (!c) return;
     c->bell = c->left = true;
     dtask_str name = dti_str(b->name, strlen(b->name));
-    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, dti_str(b->end, b->nend), r->era);
+    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, dti_str(b->end, b->nend), atomic_load(&r->engine.era));
     else dti_redis_put_awake(&op, name);
     dti_redis_put_wire(c, &op);
     dti_buf_done(&op);

@@ -383,7 +383,7 @@ static bool come_up(dti_redis *r) {
         r->last_err = DTASK_OK;
         *r->last = 0;
         r->up = true;
-        r->era = era;
+        atomic_store(&r->engine.era, era);
     }
     pthread_cond_broadcast(&r->moved);
     pthread_mutex_unlock(&r->lock);

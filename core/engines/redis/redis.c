@@ -75,7 +75,7 @@ static void fail_ops(dti_op *ops, size_t n, dtask_err err) {
 static void doubt(dti_redis *r, const dti_op *op) {
     if (op->kind != DTI_OP_TURN || op->err || op->turn.status != DTI_TURN_ERA) return;
     pthread_mutex_lock(&r->lock);
-    if (op->turn.era == r->era && r->up) {
+    if (op->turn.era == atomic_load(&r->engine.era) && r->up) {
         r->doubt = true;
         dti_redis_wake(r);
     }

@@ -88,7 +88,6 @@ typedef struct dti_redis {
     unsigned attempts;           // to come up, since the last success
     dtask_err last_err;
     char last[DTI_REDIS_TEXT];   // what went wrong last
-    uint64_t era;
     dti_redis_server server;
     LIST_HEAD(, dti_bell) bells;
     unsigned bell_count;         // ever
