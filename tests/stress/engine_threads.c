@@ -3,7 +3,7 @@
 // bells. Every job must have ended at the end, and none twice. A plain
 // program: sanitizers and a test framework that forks do not go together.
 //
-//   engine_threads [memory: | sqlite: [jobs]]     sqlite: in a folder of its own
+//   engine_threads [memory: | sqlite: | redis://.. [jobs]]     sqlite: in a folder of its own
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,6 +17,7 @@ enum { WORKERS = 3, STARTERS = 2, BATCH = 16 };
 
 static dti_engine *engine;
 static uint32_t type;
+static uint64_t era;
 static unsigned per_starter;
 static atomic_uint starters_left = STARTERS, ended;
 static atomic_bool over;
@@ -67,7 +68,7 @@ static void *work(void *arg) {
     while (!atomic_load(&over)) {
         dti_arena_reset(&arena);
         dti_want want = {type, BATCH};
-        dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = no, .era = 1, .nonce = ++nonce, .got = got, .messages = done,
+        dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = no, .era = era, .nonce = ++nonce, .got = got, .messages = done,
             .nmessages = n, .want = &want, .nwant = 1, .n = BATCH, .empty = true}};
         ops->bell_asleep(bell, &type, 1, NULL);
         ops->hungry(engine, bell, type);
@@ -131,6 +132,9 @@ int main(int argc, char **argv) {
     dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = &t, .ntypes = 1}};
     call(&arena, &op, "declare");
     type = t.no;
+    op = (dti_op){.kind = DTI_OP_ERA};
+    call(&arena, &op, "era");
+    era = op.era.era;
     pthread_t threads[WORKERS + STARTERS + 1];
     int n = 0;
     for (; n < WORKERS; n++) pthread_create(&threads[n], NULL, work, NULL);
