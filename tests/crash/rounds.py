@@ -150,7 +150,7 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
         codes = [w.end() for w in workers]
     if any(codes):
         raise Lost(f"workers drained with exit codes {codes}")
-    lines = effects.read_text().splitlines()
+    lines = noted(effects)
     if max(gaps, default=0) >= GAP:
         raise Lost(f"a kill cost {max(gaps):.2f} s of progress")
     runs = sum(not line.startswith("ended") for line in lines)
@@ -184,6 +184,11 @@ class Progress:
         return self.now - self.since > STALL
 
 
+def noted(effects: Path) -> list[str]:
+    """The whole lines of the log; see note() in tree.py."""
+    return [line[:-1] for line in effects.read_text().splitlines() if line.endswith(";")]
+
+
 def check(job: Any, app: Any, result: int, tasks: int, effects: Path, number: int) -> None:
     info = job.info()
     if (result, info.state) != (tasks, "succeeded"):
@@ -193,7 +198,7 @@ def check(job: Any, app: Any, result: int, tasks: int, effects: Path, number: in
         raise Lost(f"counts {info.counts}")
     callback = app.extern("ended")(lambda info: None).job(f"{job.id}!ended")
     callback.result(timeout=60)
-    lines = effects.read_text().splitlines()
+    lines = noted(effects)
     ends = {line for line in lines if line.startswith("ended")}
     if ends != {f"ended {job.id} succeeded {tasks} {tasks}"}:
         raise Lost(f"callbacks saw {ends}")

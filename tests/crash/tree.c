@@ -10,10 +10,12 @@
 
 enum { FAN = 27 };
 
-/* One write to a file opened for appending: lines of many processes do not mix. */
+/* One write to a file opened for appending: lines of many processes do not mix.
+ * A kill may cut a write where a page ends; so each begins a line of its own,
+ * and is whole if it has its closing mark. */
 static void note(dtask_str path) {
     char line[512];
-    int n = snprintf(line, sizeof line, "%.*s c\n", (int)path.n, path.p);
+    int n = snprintf(line, sizeof line, "\n%.*s c;\n", (int)path.n, path.p);
     int fd = open(getenv("EFFECTS"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0 || write(fd, line, (size_t)n) != n) abort();
     close(fd);

@@ -12,8 +12,10 @@ app = App("rounds")
 
 
 def note(line: str) -> None:
+    """One write. A kill may cut it where a page ends; so it begins a line of its
+    own, and is whole if it has its closing mark."""
     fd = os.open(os.environ["EFFECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    os.write(fd, line.encode() + b"\n")
+    os.write(fd, f"\n{line};\n".encode())
     os.close(fd)
 
 
