@@ -222,6 +222,7 @@ class Loop:
 
     def _poll(self) -> None:
         try:
+            self.flush()  # a RESUME ends what a frame had armed: a PARK noted before it would be refused after it
             items = self._seat.poll(_BATCH, 0)
         except BaseException as error:
             if not self._over.done():

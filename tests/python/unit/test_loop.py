@@ -170,6 +170,39 @@ def test_a_forgotten_task_that_is_busy_keeps_the_frame(monkeypatch: pytest.Monke
     assert scripted(monkeypatch, f, script) == [_core.STAY, _core.DONE]
 
 
+def test_a_park_is_committed_before_the_resume_that_crosses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame stayed, rests now, and its wake comes in the round of the loop in which it parks."""
+    go = asyncio.Event()
+    committed_at_poll: list[list[int]] = []
+
+    async def f() -> None:
+        await asyncio.gather(child(5), go.wait())
+
+    async def script(core: Core) -> None:
+        await core.until(_core.STAY)
+        note, poll = _loop.Loop.note, core.poll
+
+        def noted(loop: _loop.Loop, address: int, what: int, payload: bytes) -> None:
+            if what == _core.PARK:
+                loop.loop.call_soon(loop._poll)  # before the flush of what is noted now
+                core.complete(5)
+            note(loop, address, what, payload)
+
+        def polled(most: int, ms: int) -> Any:
+            items = poll(most, ms)
+            if items and items[0][2] == _core.RESUME:
+                committed_at_poll.append([what for _, what in core.committed])
+            return items
+
+        monkeypatch.setattr(_loop.Loop, "note", noted)
+        monkeypatch.setattr(core, "poll", polled)
+        go.set()
+        await core.until(_core.DONE)
+
+    assert scripted(monkeypatch, f, script) == [_core.STAY, _core.PARK, _core.DONE]
+    assert committed_at_poll == [[_core.STAY, _core.PARK]]
+
+
 @pytest.mark.skipif(not hasattr(asyncio, "TaskGroup"), reason="TaskGroup came with Python 3.11")
 def test_a_task_group_of_awaits_parks(monkeypatch: pytest.MonkeyPatch) -> None:
     async def f() -> None:
