@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -229,3 +231,23 @@ def test_a_fork_answers_usage_error(shared_redis: Redis) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     with app.worker():
         exact(start(5), 5)
+
+
+def test_doctor_and_config_look_at_the_server_and_show_no_password(new_redis: NewRedis, tmp_path: Path) -> None:
+    server = new_redis(password="s3cret-w0rd", aof="always")
+    (tmp_path / "app.py").write_text("from dynatask import App\n\napp = App('doctor')\n")
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"DYNATASK_URL": server.url, "DYNATASK_APP": "app.py"}
+        return subprocess.run([sys.executable, "-m", "dynatask", *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    doctor = run("doctor")
+    assert doctor.returncode == 0, doctor
+    for found in ("Redis 7.", f"127.0.0.1:{server.port}", "noeviction", "append-only file"):
+        assert found in doctor.stdout
+    server("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    evicting = run("doctor")
+    assert evicting.returncode != 0 and "allkeys-lru" in evicting.stdout + evicting.stderr, evicting
+    config = run("config")
+    for output in (doctor, evicting, config):
+        assert "s3cret-w0rd" not in output.stdout + output.stderr
