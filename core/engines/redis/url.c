@@ -63,7 +63,7 @@ static bool take_host(const char *from, const char *end, const char *port, dti_r
     if (colon == end) return true;
     unsigned n;
     if (!number(colon + 1, end, 65535, &n) || !n) return false;
-    snprintf(out->port, sizeof out->port, "%u", n);
+    snprintf(out->port, sizeof out->port, "%hu", (unsigned short)n);
     return true;
 }
 
