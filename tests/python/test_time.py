@@ -58,7 +58,7 @@ def test_expired_is_skipped(app: App) -> None:
 
     job = f.using(expires=0.01).start()
     lasting = f.using(expires=3600).start()
-    assert job.wait(0.02) is False
+    job.wait(0.02)  # if the start itself took so long, it was skipped there
     with app.worker(slots=1):
         error = job.error()
         assert isinstance(error, TaskSkipped) and error.reason == "expired"
