@@ -290,7 +290,8 @@ static dtask_err commit_retry(dtask_task *f, dtask_str data) {
 // L
 static dtask_err commit_wait(dtask_task *f, bool stay) {
     dtask_worker *w = f->w;
-    if (!f->nwaits) return dti_fail(DTASK_EUSAGE, "nothing is armed: call dtask_b_await before PARK or STAY");
+    // What was armed is gone if it was given up since.
+    if (!f->nwaits && !f->given_up) return dti_fail(DTASK_EUSAGE, "nothing is armed: call dtask_b_await before PARK or STAY");
     bool drop = w->stopping && !f->cancelled;
     if (!stay) {
         dti_frame_pause(f);

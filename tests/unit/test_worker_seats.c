@@ -422,6 +422,41 @@ Test(worker_seats, cancel_and_timeout, .timeout = 30) {
     close_seats(&s);
 }
 
+// Given up between its await and its park: it is unwound, and the seat lives.
+Test(worker_seats, given_up_before_it_parks, .timeout = 30) {
+    seats s;
+    dti_buf args = {0}, b = {0};
+    open_seats(&s, "memory:", NULL);
+    OK(dtask_b_sit(s.r.worker, DTASK_B_THREAD, 1));
+    dtask_job *job = rig_job(&s.r, "sum", DTASK_OPTS("timeout", "0.05"), 0);
+    dtask_b_item root = one_item(&s);
+    dtask_child *c;
+    dti_mp_put_array(&args, 1);
+    dti_mp_put_int(&args, 1);
+    dtask_b_call call = {.type = "add", .args = dti_str(args.p, args.n)};
+    OK(dtask_b_spawn(root.task, &call, &c));
+    OK(dtask_b_await(root.task, &c, 1, 0, -1));
+    for (bool unwound = false, added = false; !unwound || !added;) { // the child may begin at any time
+        dtask_b_item item = one_item(&s);
+        if (item.type == s.add) {
+            cr_assert_eq(item.event, DTASK_B_RUN);
+            commit(&s, item.task, DTASK_B_DONE, mp_int(&b, 3));
+            added = true;
+        } else if (item.event == DTASK_B_TIMEOUT) {
+            commit(&s, root.task, DTASK_B_PARK, (dtask_str){0});
+        } else {
+            cr_assert_eq(item.event, DTASK_B_UNWIND);
+            commit(&s, root.task, DTASK_B_UNWOUND, (dtask_str){0});
+            unwound = true;
+        }
+    }
+    int64_t n;
+    FAILS(rig_end(job, &n), DTASK_EFAILED);
+    dti_buf_done(&args);
+    dti_buf_done(&b);
+    close_seats(&s);
+}
+
 // Leaving a seat gives back what it ran.
 Test(worker_seats, leave, .timeout = 30) {
     seats s;
