@@ -48,8 +48,12 @@ class Processes:
         self._wake, self._waker = multiprocessing.Pipe(duplex=False)
         self._lock = threading.RLock()
         self._alive: list[SpawnProcess] = []
-        for _ in range(count):
-            self._spawn()
+        try:
+            for _ in range(count):
+                self._spawn()
+        except OSError as error:
+            self._give_up()
+            raise EngineError(f"child process {len(self._alive) + 1} of {count} cannot be started ({error}): give fewer, or raise the limit") from error
         self._thread = threading.Thread(target=self._watch, name="dynatask-processes", daemon=True)
         self._thread.start()
 
@@ -57,6 +61,13 @@ class Processes:
         process = self._context.Process(target=_child, args=(self._recipe, self._work), name="dynatask-worker")
         process.start()
         self._alive.append(process)
+
+    def _give_up(self) -> None:
+        """Ends those that were started: else Python's exit waits for them for ever."""
+        for process in self._alive:
+            process.kill()
+        for process in self._alive:
+            process.join()
 
     def stop(self) -> None:
         """Drains them, with the grace time of their options; again: stops them at once."""

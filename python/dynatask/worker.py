@@ -32,6 +32,7 @@ __all__ = ["Worker"]
 
 _COROUTINES = 256  # at once, where nothing is said
 _AS_CONFIGURED = -1.0  # the option grace
+_PROCESSES_MAX = 256  # as of the option in files and URLs
 
 
 class Worker(With["Worker"]):
@@ -147,8 +148,8 @@ class Worker(With["Worker"]):
             _core.check(app.name, app.url, app.options, self._served)
         config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
         processes = self._options.get("processes", config["processes"])
-        if not isinstance(processes, int) or processes < 0:
-            raise BadArguments(f"processes is {processes!r}: give a count")
+        if isinstance(processes, bool) or not isinstance(processes, int) or not 0 <= processes <= _PROCESSES_MAX:
+            raise BadArguments(f"processes is {processes!r}: give a count up to {_PROCESSES_MAX}")
         if processes > 1 or (processes == 1 and "processes" in self._options):
             from ._processes import Processes
 

@@ -334,6 +334,36 @@ def test_malformed_worker_options(app: App) -> None:
                 pass
 
 
+MANY = """
+import resource, sys
+from dynatask import App, DynataskError
+
+app = App("many", sys.argv[1])
+
+@app.task
+def f() -> None: ...
+
+if __name__ == "__main__":
+    count, files = map(int, sys.argv[2:])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    try:
+        app.worker(processes=count).run()
+    except DynataskError as error:
+        print(error.code, error)
+"""
+
+
+@pytest.mark.parametrize(("count", "files", "code"), [(257, 40, "EARGS"), (20, 40, "EENGINE")])
+def test_more_processes_than_there_can_be(count: int, files: int, code: str, tmp_path: Path, sqlite_url: str) -> None:
+    """Those that were started are ended: the command must not wait for them for ever."""
+    program = tmp_path / "many.py"
+    program.write_text(MANY)
+    command = [sys.executable, str(program), sqlite_url, str(count), str(files)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(code) and "process" in ran.stdout
+
+
 @pytest.mark.parametrize("shape", [list, lambda names: dict.fromkeys(names, 1)], ids=["list", "slots of each"])
 def test_types_that_a_worker_has_no_handler_for(shape: Callable[[list[str]], Any], plugin: Callable[..., str], tmp_path: Path) -> None:
     app = App("types", f"sqlite:{tmp_path}/jobs.db")
