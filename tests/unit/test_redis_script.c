@@ -19,6 +19,7 @@ static redisReply *reply;        // what `answer` points into
 static char refused[64];         // the server's own word, where it refused the call
 static const char *run_id = "run-1";
 static uint32_t type;
+static uint64_t shard_era;          // as the test began
 static uint64_t worker, nonce;
 
 // A call of raw operations; DTASK_EENGINE: the server refused it.
@@ -65,6 +66,7 @@ static void open_shard(void) {
     cr_assert_eq(raw(put_init, 1), DTASK_OK);
     dti_op era = {.kind = DTI_OP_ERA, .era = {.run_id = dti_strz(run_id)}};
     call(&era, 1);
+    shard_era = era.era.era;
     dti_hello_type t = {.name = dti_strz("noop"), .version = 1, .crashes = 3};
     dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w"), .lease_us = 60000000, .types = &t, .ntypes = 1}};
     call(&hello, 1);
@@ -87,7 +89,7 @@ static dti_op start_of(const char *id) {
 
 static dti_op turn_of(dti_want *want, uint32_t n) {
     *want = (dti_want){type, n};
-    return (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = worker, .era = 2, .nonce = ++nonce, .want = want, .nwant = 1, .n = n}};
+    return (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = worker, .era = shard_era, .nonce = ++nonce, .want = want, .nwant = 1, .n = n}};
 }
 
 static void keep(const char *key, char *out, size_t n) { // a digest of all that the shard holds
@@ -102,7 +104,7 @@ Test(redis_script, an_empty_shard_says_so_and_init_keeps_the_first_salt) {
     cr_assert_eq(raw(put_init_again, 1), DTASK_OK);
     cr_assert_eq(dti_redis_take_init(&answer, &salt, &era), DTASK_OK);
     cr_assert_eq(salt, 0x1122334455667788);
-    cr_assert_eq(era, 2);
+    cr_assert_gt(era, 1u);
     freeReplyObject(redis_server_say(&at, "FLUSHALL"));
     dti_op op = start_of("lost");
     cr_assert_eq(call_as(at.sha, &op, 1), DTASK_ENOTFOUND);

@@ -137,7 +137,7 @@ function dt.op_era(e)
     local run_id = sub(e[2] or '', 1, 64)
     local fresh = run_id ~= meta.run_id
     if fresh then
-        meta.era = meta.era + 1
+        meta.era = max(meta.era + 1, floor(now / 1000))
         meta.run_id = run_id
         for _, no in ipairs(serving(0)) do
             local w = worker_at(no)
