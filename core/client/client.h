@@ -196,12 +196,16 @@ extern _Thread_local bool dti_in_handler;
 dtask_err dti_read_rows(dtask_app *, dti_arena *, dtask_str query, dti_buf *out);
 
 // ---- errors as data ---------------------------------------------------------------------
-// The error map {type, message, traceback, language} of the model and the API.
+// The error map {type, message, traceback, language} of the model and the API;
+// that of ChildrenFailed also has `failed`, a count, and `errors`, the first 100 maps.
 void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *language);
 // The whole map that a waiter gets, from a mail (a task's end): type, message,
-// traceback, language, task_id, attempts, reason; and the code for its state:
-// EFAILED, ECANCELLED, ESKIPPED; 0 for a good end (*out: the result).
+// traceback, language, task_id, attempts, reason, and failed and errors where
+// they are; and the code for its state: EFAILED, ECANCELLED, ESKIPPED; 0 for a
+// good end (*out: the result).
 dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
+// The same without `errors`: to stand in the errors of another, bounded however deep a tree fails.
+dtask_err dti_mail_end_brief(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
 // ENOTFOUND: it completed, and its payload went with its parent (option keep).
 dtask_err dti_payload_check(const dti_taskview *, const char *id);
 const char *dti_reason_name(uint8_t reason);       // "after", "lost"; "" for none

@@ -53,7 +53,13 @@ dtask_err dti_payload_check(const dti_taskview *v, const char *id) {
     return dti_fail(DTASK_ENOTFOUND, "How %s ended is not kept any more, for its parent is complete: the option keep says what is.", id);
 }
 
-dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
+// What an error map has of children that failed goes on as it is.
+static void copy_children(dti_buf *b, dtask_str failed, dtask_str errors) {
+    if (failed.n) dti_mp_put_strz(b, "failed"), dti_mp_put_raw(b, failed);
+    if (errors.n) dti_mp_put_strz(b, "errors"), dti_mp_put_raw(b, errors);
+}
+
+static dtask_err mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result, bool whole) {
     static const char nil[] = "\xc0";
     if (mail->state == DTI_SUCCEEDED && !mail->bad) {
         *out_result = mail->data.n ? mail->data : dti_str(nil, 1);
@@ -71,7 +77,8 @@ dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask
     dti_buf id = {0}; // not on the stack, which may be a fiber's: an id has up to 4,000 bytes
     dti_buf_add(&id, job_id.p, job_id.n);
     dti_buf_add(&id, ord, (size_t)snprintf(ord, sizeof ord, "/%u", mail->bad ? mail->blame : mail->ord));
-    dti_mp_put_map(b, 7);
+    dtask_str failed = dti_mp_get(error, "failed"), errors = whole ? dti_mp_get(error, "errors") : (dtask_str){0};
+    dti_mp_put_map(b, 7 + (failed.n > 0) + (errors.n > 0));
     copy_text(b, error, "type", type);
     copy_text(b, error, "message", message);
     copy_text(b, error, "traceback", "");
@@ -84,7 +91,16 @@ dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask
     dti_mp_put_uint(b, mail->attempts);
     dti_mp_put_strz(b, "reason");
     dti_mp_put_strz(b, reasons[reason].name);
+    copy_children(b, failed, errors);
     return state == DTI_CANCELLED ? DTASK_ECANCELLED : state == DTI_SKIPPED ? DTASK_ESKIPPED : DTASK_EFAILED;
+}
+
+dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
+    return mail_end(b, job_id, mail, out_result, true);
+}
+
+dtask_err dti_mail_end_brief(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
+    return mail_end(b, job_id, mail, out_result, false);
 }
 
 dtask_err dti_fail_map(dtask_err err, dtask_str map) {

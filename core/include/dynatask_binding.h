@@ -79,7 +79,8 @@ DTASK_API int dtask_b_child_done(dtask_child *child);
 DTASK_API int dtask_b_child_bad(dtask_child *child);
 /* Its end, once done: 0 and the result as one msgpack value, or EFAILED
  * ECANCELLED ESKIPPED and the error map {type, message, traceback, language,
- * task_id, attempts, reason}. looked: its failure counts as looked at. */
+ * task_id, attempts, reason}; that of ChildrenFailed may have failed, a count,
+ * and errors, the first 100 maps. looked: its failure counts as looked at. */
 DTASK_API dtask_err dtask_b_child_end(dtask_child *child, int looked, dtask_str *out);
 /* Of a complete child or batch: how many failed (not: cancelled, skipped, joined), and
  * the error maps of the first 100 as a msgpack array; they count as looked at.

@@ -384,7 +384,7 @@ static void gather_one(dtask_child *c, const dti_taskview *v, bool looked, gathe
     dtask_task *f = c->task;
     dti_buf map = {0};
     dtask_str result = {0};
-    dtask_err code = dti_terminal(v->row.state) ? dti_mail_end(&map, f->id, &v->end, &result) : DTASK_EUSAGE;
+    dtask_err code = dti_terminal(v->row.state) ? dti_mail_end_brief(&map, f->id, &v->end, &result) : DTASK_EUSAGE;
     if (!code) {
         if (result.n) dti_mp_put_raw(&g->results, result);
         else dti_mp_put_nil(&g->results);

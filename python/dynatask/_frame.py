@@ -116,16 +116,16 @@ class Frame:
             if value is self.become:
                 return _core.THEN, b""
             error = errors.UsageError(f"{self.type.name}() called then() and did not return what that gave")
-            return _core.FATAL, _error_map(error)
+            return _core.FATAL, self._error_map(error)
         try:
             data = self.type.shape.give(value)
         except TypeError as error:
-            return _core.FATAL, _error_map(error)
+            return _core.FATAL, self._error_map(error)
         if len(data) > self.type.max_payload:
             too_big = errors.TooBig(
                 f"the result of {self.type.name}() has {len(data)} bytes; max_payload is {self.type.max_payload}"
             )
-            return _core.FATAL, _error_map(too_big)
+            return _core.FATAL, self._error_map(too_big)
         return _core.DONE, data
 
     def raised(self, error: BaseException) -> tuple[int, bytes]:
@@ -133,7 +133,7 @@ class Frame:
         if self.unwinding or isinstance(error, errors.Unwind):
             return _core.UNWOUND, b""
         if isinstance(error, (errors.Cancelled, asyncio.CancelledError)) and _core.cancelled(self.task):
-            return _core.CANCELLED, _error_map(error)
+            return _core.CANCELLED, self._error_map(error)
         traces = self.type.app.traces
         if traces is not None and error.__traceback__ is not None:
             # From the handler on: what called it is of no use to anybody.
@@ -141,12 +141,15 @@ class Frame:
         if isinstance(error, errors.Retry):
             return _core.RETRY, _encode([errors.describe(error), error.after, error.counted])
         if isinstance(error, self.type.retry_on) and not isinstance(error, errors.Fatal):
-            return _core.FAIL, _error_map(error)
-        return _core.FATAL, _error_map(error)
+            return _core.FAIL, self._error_map(error)
+        return _core.FATAL, self._error_map(error)
 
-
-def _error_map(error: BaseException) -> bytes:
-    return _encode(errors.describe(error))
+    def _error_map(self, error: BaseException) -> bytes:
+        data = errors.describe(error)
+        told = _encode(data)
+        if len(told) > self.type.max_payload and data.pop("errors", None):
+            told = _encode(data)  # the count is told, and why the first of them failed
+        return told
 
 
 # ---- the current frame --------------------------------------------------------------

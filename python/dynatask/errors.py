@@ -125,7 +125,11 @@ class TaskFailed(DynataskError):
 
 
 class ChildrenFailed(TaskFailed):
-    """Children failed. failed: how many; errors: the first 100 of them."""
+    """Children failed. failed: how many; errors: the first 100 of them.
+
+    Where it is read from a store, as of a task that failed with it, texts of
+    errors are cut at 2 KiB, and a ChildrenFailed among them has its count only.
+    """
 
     def __init__(self, message: str = "", *, failed: int = 0, errors: list[TaskFailed] | None = None, **data: Any) -> None:
         super().__init__(message, **data)
@@ -199,9 +203,15 @@ def of_code(code: str, detail: str) -> BaseException:
 
 # ---- errors as data ---------------------------------------------------------
 
+_ERRORS_MAX = 100  # of ChildrenFailed
+_CODES = {"TaskCancelled": "ECANCELLED", "TaskSkipped": "ESKIPPED"}  # of errors that the core lists
+
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """A handler's exception as the map that travels. Each text is cut at 32 KiB."""
+    """A handler's exception as the map that travels. Each text is cut at 32 KiB.
+
+    ChildrenFailed also has the count and the first errors.
+    """
     if len(error.args) == 1 and isinstance(error.args[0], str):
         message = error.args[0]  # str(KeyError("x")) has quotes of its own
     else:
@@ -210,12 +220,34 @@ def describe(error: BaseException) -> dict[str, Any]:
         except Exception as broken:  # a __str__ that raises must not hide the failure
             message = f"its text cannot be read: {type(broken).__name__}"
     trace = "".join(tracebacks.format_exception(type(error), error, error.__traceback__, limit=-50))
-    return {
+    data: dict[str, Any] = {
         "type": type(error).__qualname__,
         "message": _text(message, 32768),
         "traceback": _text(trace, 32768, tail=True),
         "language": "python",
     }
+    if isinstance(error, ChildrenFailed):
+        data["failed"] = error.failed
+        data["errors"] = [_of_child(e) for e in error.errors[:_ERRORS_MAX]]
+    return data
+
+
+def _of_child(error: TaskFailed) -> dict[str, Any]:
+    """One of the errors of ChildrenFailed: bounded, however deep the tree is that failed."""
+    data: dict[str, Any] = {
+        "code": error.code,
+        "type": error.type,
+        "message": _text(error.message, 2048),
+        "traceback": _text(error.traceback, 2048, tail=True),
+        "language": error.language,
+        "task_id": error.task_id,
+        "attempts": error.attempts,
+    }
+    if isinstance(error, TaskSkipped):
+        data["reason"] = error.reason
+    if isinstance(error, ChildrenFailed):
+        data["failed"] = error.failed
+    return data
 
 
 def _text(text: str, most: int, *, tail: bool = False) -> str:
@@ -236,7 +268,7 @@ def failure(code: str, data: Mapping[str, Any]) -> TaskFailed:
     }
     message = str(data.get("message") or "")
     if known["type"] == "ChildrenFailed":
-        errors = [failure("EFAILED", e) for e in data.get("errors") or ()]
+        errors = [failure(str(e.get("code") or _CODES.get(e.get("type"), "EFAILED")), e) for e in data.get("errors") or ()]
         return ChildrenFailed(message, failed=int(data.get("failed") or 0), errors=errors, **known)
     if code == "ECANCELLED":
         return TaskCancelled(message, **known)

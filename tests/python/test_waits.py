@@ -11,6 +11,7 @@ from dynatask import (
     Deadlock,
     TaskCancelled,
     TaskFailed,
+    TaskSkipped,
     WaitTimeout,
     as_completed,
     children,
@@ -222,6 +223,65 @@ def test_children_failed_is_catchable_and_seen(app: App) -> None:
         job = root.start()
         assert job.result() == 2
         assert job.info().state == "succeeded"
+
+
+def test_children_failed_is_told_from_the_store(app: App) -> None:
+    @app.task
+    def leaf(n: int, depth: int) -> None:
+        if depth:
+            with children():
+                for i in range(3):
+                    leaf.spawn(i, depth - 1)
+        raise Boom(f"leaf {n}")
+
+    @app.task
+    def root() -> None:
+        with children():
+            for n in range(120):
+                leaf.using(key=str(n)).spawn(n, 0)
+
+    @app.task
+    def asked() -> tuple[int, list[str]]:
+        error = root.spawn().error()
+        assert isinstance(error, ChildrenFailed)
+        return error.failed, [e.message for e in error.errors]
+
+    with app.worker(slots=2):
+        job = root.start()
+        for error in (job.error(), job.info().error, job.tree(0).error):
+            assert isinstance(error, ChildrenFailed)
+            assert (error.failed, len(error.errors)) == (120, 100)
+            assert {e.type for e in error.errors} == {"Boom"} and all(type(e) is TaskFailed for e in error.errors)
+            assert len({e.task_id for e in error.errors}) == 100
+        failed, messages = asked.start().result()
+        assert (failed, len(messages)) == (120, 100) and all(m.startswith("leaf ") for m in messages)
+        deep = leaf.start(0, 3).error()
+        assert isinstance(deep, ChildrenFailed) and deep.failed == 3
+        assert all(isinstance(e, ChildrenFailed) and e.failed == 3 and not e.errors for e in deep.errors)
+
+
+def test_the_other_ends_of_children_failed_keep_their_class(app: App) -> None:
+    @app.task
+    def broken() -> None:
+        raise Boom("x")
+
+    @app.task
+    def never() -> None: ...
+
+    @app.task
+    def root() -> None:
+        first = broken.spawn()
+        after = never.using(after=[first]).spawn()
+        later = never.using(delay=3600).spawn()
+        later.cancel()
+        ends = [e for h in (first, after, later) if (e := h.error()) is not None]
+        raise ChildrenFailed("three ends", errors=ends)
+
+    with app.worker(slots=1):
+        error = root.start().error()
+    assert isinstance(error, ChildrenFailed) and error.failed == 3
+    assert [type(e) for e in error.errors] == [TaskFailed, TaskSkipped, TaskCancelled]
+    assert isinstance(skipped := error.errors[1], TaskSkipped) and skipped.reason == "after"
 
 
 def test_fail_fast_cancels_the_rest(app: App) -> None:
