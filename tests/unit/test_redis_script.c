@@ -2,6 +2,7 @@
 // Versions, the run id, an operation that raises, memory that is full, bells.
 #include <criterion/criterion.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engines/redis/codec.h"
@@ -61,17 +62,22 @@ static dtask_err raw(void (*put)(dti_buf *), unsigned format) {
 static void put_init(dti_buf *b) { dti_redis_put_init(b, 0x1122334455667788, 1); }
 static void put_init_again(dti_buf *b) { dti_redis_put_init(b, 7, 1); }
 
-static void open_shard(void) {
-    cr_assert(redis_server_start(&at));
+// Makes an empty shard ready; `name` is its first worker.
+static void begin(const char *name) {
     cr_assert_eq(raw(put_init, 1), DTASK_OK);
     dti_op era = {.kind = DTI_OP_ERA, .era = {.run_id = dti_strz(run_id)}};
     call(&era, 1);
     shard_era = era.era.era;
     dti_hello_type t = {.name = dti_strz("noop"), .version = 1, .crashes = 3};
-    dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w"), .lease_us = 60000000, .types = &t, .ntypes = 1}};
+    dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = 60000000, .types = &t, .ntypes = 1}};
     call(&hello, 1);
     worker = hello.hello.worker;
     type = t.no;
+}
+
+static void open_shard(void) {
+    cr_assert(redis_server_start(&at));
+    begin("w");
 }
 
 static void close_shard(void) {
@@ -133,6 +139,27 @@ Test(redis_script, a_turn_of_another_run_id_is_refused) {
     turn = turn_of(&want, 1);
     call(&turn, 1);
     cr_assert_eq(turn.turn.status, DTI_TURN_OK);
+}
+
+Test(redis_script, a_worker_from_before_the_shard_was_emptied_is_refused) {
+    dti_want want;
+    dti_op before = turn_of(&want, 1);
+    redisReply *r;
+    uint64_t ms;
+    do { // numbers of eras are milliseconds: let one pass
+        r = redis_server_say(&at, "TIME");
+        ms = strtoull(r->element[0]->str, NULL, 10) * 1000 + strtoull(r->element[1]->str, NULL, 10) / 1000;
+        freeReplyObject(r);
+    } while (ms <= shard_era);
+    freeReplyObject(redis_server_say(&at, "FLUSHALL"));
+    uint64_t had = worker;
+    begin("another");
+    cr_assert_eq(worker, had); // the number is given out again
+    call(&before, 1);
+    cr_assert_eq(before.turn.status, DTI_TURN_ERA);
+    dti_op now = turn_of(&want, 1);
+    call(&now, 1);
+    cr_assert_eq(now.turn.status, DTI_TURN_OK);
 }
 
 Test(redis_script, an_operation_that_raises_leaves_no_trace_and_the_others_stand) {
