@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "engines/engine.h"
-#include "live_redis.h"
+#include "redis_server.h"
 
 #define EACH_ENGINE(RUN, name) \
     RUN(memory, name)          \
@@ -33,7 +33,7 @@ typedef struct {
     dti_engine *e;
     dti_arena arena;             // replies live until the case ends
     char dir[64], url[96];
-    live_redis redis;
+    redis_server redis;
     uint64_t era;                // as it was opened
     uint32_t a, b;               // nos of the types "a" and "b", declared by every worker
     unsigned named;

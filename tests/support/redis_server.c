@@ -1,11 +1,13 @@
 #include "redis_server.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,18 +36,30 @@ static bool load(redis_server *s) {
     return true;
 }
 
+static int free_port(void) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool ok = fd >= 0 && !bind(fd, (struct sockaddr *)&a, n) && !getsockname(fd, (struct sockaddr *)&a, &n);
+    if (fd >= 0) close(fd);
+    return ok ? ntohs(a.sin_port) : 0;
+}
+
 bool redis_server_start(redis_server *s) {
     int out[2];
+    char port[8];
     *s = (redis_server){.log = -1};
     snprintf(s->dir, sizeof s->dir, "/tmp/dtask-redis-XXXXXX");
     if (!mkdtemp(s->dir) || pipe(out)) return perror("a folder for redis-server"), false;
     snprintf(s->socket, sizeof s->socket, "%s/socket", s->dir);
+    snprintf(port, sizeof port, "%d", s->port = free_port());
     s->pid = fork();
     if (s->pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
         close(out[0]);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", s->socket, "--save", "", "--appendonly", "no", "--dir", s->dir, (char *)NULL);
+        execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--unixsocket", s->socket,
+            "--save", "", "--appendonly", "no", "--dir", s->dir, (char *)NULL);
         _exit(127);
     }
     close(out[1]);
