@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engines/redis/codec.h"
+#include "engines/redis/library.h"
 #include "redis_server.h"
 
 enum { STARTS = 64, FLIGHTS = 4, BATCH = 128, SPAWN = 2000, ROUNDS_MAX = 99 };
@@ -29,8 +30,8 @@ static void must(dtask_err err) {
 }
 
 static void send(bench *b, const dti_op *ops, uint32_t n) {
-    const char *argv[5 + STARTS] = {"EVALSHA", b->at.sha, "1", KEY, b->header.p};
-    size_t lens[5 + STARTS] = {7, strlen(b->at.sha), 1, sizeof KEY - 1, b->header.n};
+    const char *argv[5 + STARTS] = {"FCALL", dti_redis_function, "1", KEY, b->header.p};
+    size_t lens[5 + STARTS] = {5, strlen(dti_redis_function), 1, sizeof KEY - 1, b->header.n};
     for (uint32_t i = 0; i < n; i++) {
         b->op[i].n = 0;
         dti_redis_put_op(&b->op[i], &ops[i]);
@@ -64,8 +65,8 @@ static void begin(bench *b) {
     dti_redis_put_header(&b->header, 0, dti_strz("run"), 0);
     b->op[0].n = 0;
     dti_redis_put_init(&b->op[0], 1, 1);
-    const char *argv[] = {"EVALSHA", b->at.sha, "1", KEY, b->header.p, b->op[0].p};
-    size_t lens[] = {7, strlen(b->at.sha), 1, sizeof KEY - 1, b->header.n, b->op[0].n};
+    const char *argv[] = {"FCALL", dti_redis_function, "1", KEY, b->header.p, b->op[0].p};
+    size_t lens[] = {5, strlen(dti_redis_function), 1, sizeof KEY - 1, b->header.n, b->op[0].n};
     freeReplyObject(redisCommandArgv(b->at.c, 6, argv, lens));
     dti_op era = {.kind = DTI_OP_ERA, .era = {.run_id = dti_strz("run")}};
     call(b, &era);

@@ -78,11 +78,11 @@ def test_the_error_after_engine_timeout_names_server_and_reason(new_redis: NewRe
     server.start()
 
 
-def test_a_server_that_lost_its_script(shared_redis: Redis) -> None:
+def test_a_server_that_lost_its_functions(shared_redis: Redis) -> None:
     app, start = tree(shared_redis.url)
     with app.worker():
         for _ in range(5):
-            shared_redis("SCRIPT", "FLUSH")
+            shared_redis("FUNCTION", "FLUSH")
             exact(start(20), 20)
 
 

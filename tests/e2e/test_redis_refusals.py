@@ -158,7 +158,7 @@ def test_a_password_where_none_is_set(shared_redis: Redis) -> None:
 
 def test_a_user_without_the_rights(new_redis: NewRedis) -> None:
     server = new_redis(acl=["user default off", f"user app on >{SECRET} ~* &* +info +client|setname"])
-    refused(with_password(f"redis://127.0.0.1:{server.port}/0", "app"), "app", "right", "eval")
+    refused(with_password(f"redis://127.0.0.1:{server.port}/0", "app"), "app", "right", "fcall")
 
 
 # ---- TLS ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include "beside_rows.h"
 #include "engines/memory_store.h"
 #include "engines/redis/codec.h"
+#include "engines/redis/library.h"
 #include "redis_server.h"
 #include "sim.h"
 
@@ -44,8 +45,8 @@ static void header(dti_buf *b, const sim *s) {
 }
 
 static void send(const dti_buf *head, const dti_buf *op) {
-    const char *argv[] = {"EVALSHA", at.server.sha, "1", KEY, head->p, op->p};
-    size_t lens[] = {7, strlen(at.server.sha), 1, sizeof KEY - 1, head->n, op->n};
+    const char *argv[] = {"FCALL", dti_redis_function, "1", KEY, head->p, op->p};
+    size_t lens[] = {5, strlen(dti_redis_function), 1, sizeof KEY - 1, head->n, op->n};
     if (redisAppendCommandArgv(at.server.c, 6, argv, lens)) abort(); // no memory
 }
 

@@ -11,8 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern const char dti_redis_script[];
-extern const size_t dti_redis_script_n;
+#include "engines/redis/library.h"
 
 static bool ready(int fd) {
     static const char sign[] = "eady to accept connections";
@@ -23,17 +22,11 @@ static bool ready(int fd) {
 }
 
 static bool load(redis_server *s) {
-    static const char first[] = "#!lua\n";
-    size_t n = sizeof first - 1;
-    char *script = malloc(n + dti_redis_script_n);
-    if (!script) return false;
-    memcpy(script, first, n);
-    memcpy(script + n, dti_redis_script, dti_redis_script_n);
-    redisReply *r = redis_server_say(s, "SCRIPT LOAD %b", script, n + dti_redis_script_n);
-    snprintf(s->sha, sizeof s->sha, "%s", r->str);
+    redisReply *r = redis_server_say(s, "FUNCTION LOAD %b", dti_redis_library, dti_redis_library_n);
+    bool ok = r->type != REDIS_REPLY_ERROR;
+    if (!ok) fprintf(stderr, "%s\n", r->str);
     freeReplyObject(r);
-    free(script);
-    return true;
+    return ok;
 }
 
 static int free_port(void) {

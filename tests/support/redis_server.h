@@ -8,7 +8,7 @@
 #include <sys/types.h>
 
 typedef struct {
-    char dir[40], socket[56], sha[48]; // sha: of the script, as calls that may grow name it
+    char dir[40], socket[56];
     pid_t pid;
     int port;
     int log;                 // the read end of its output, kept open: it writes there

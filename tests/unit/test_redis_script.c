@@ -6,10 +6,9 @@
 #include <string.h>
 
 #include "engines/redis/codec.h"
+#include "engines/redis/library.h"
 #include "redis_server.h"
 
-extern const char dti_redis_script[];
-extern const size_t dti_redis_script_n;
 
 #define KEY "{t.0}"
 enum { OPS = 4 };
@@ -24,9 +23,9 @@ static uint64_t shard_era;          // as the test began
 static uint64_t worker, nonce;
 
 // A call of raw operations; DTASK_EENGINE: the server refused it.
-static dtask_err say(const dti_buf *header, const dti_buf *ops, size_t n, const char *sha) {
-    const char *argv[5 + OPS] = {"EVALSHA", sha, "1", KEY, header->p};
-    size_t lens[5 + OPS] = {7, strlen(sha), 1, strlen(KEY), header->n};
+static dtask_err say(const dti_buf *header, const dti_buf *ops, size_t n, const char *name) {
+    const char *argv[5 + OPS] = {"FCALL", name, "1", KEY, header->p};
+    size_t lens[5 + OPS] = {5, strlen(name), 1, strlen(KEY), header->n};
     for (size_t i = 0; i < n; i++) argv[5 + i] = ops[i].p, lens[5 + i] = ops[i].n;
     if (reply) freeReplyObject(reply);
     reply = redisCommandArgv(at.c, (int)(5 + n), argv, lens);
@@ -35,25 +34,25 @@ static dtask_err say(const dti_buf *header, const dti_buf *ops, size_t n, const 
     return *refused ? DTASK_EENGINE : dti_redis_take_answer(&arena, dti_str(reply->str, reply->len), &answer);
 }
 
-static dtask_err call_as(const char *sha, dti_op *ops, size_t n) {
+static dtask_err call_as(const char *name, dti_op *ops, size_t n) {
     dti_buf header = {0}, bytes[OPS] = {0};
     dti_redis_put_header(&header, 0, dti_strz(run_id), 0);
     for (size_t i = 0; i < n; i++) dti_redis_put_op(&bytes[i], &ops[i]);
-    dtask_err err = say(&header, bytes, n, sha);
+    dtask_err err = say(&header, bytes, n, name);
     for (size_t i = 0; !err && i < n; i++) dti_redis_take_reply(&arena, &answer, &ops[i]);
     dti_buf_done(&header);
     for (size_t i = 0; i < n; i++) dti_buf_done(&bytes[i]);
     return err;
 }
 
-static void call(dti_op *ops, size_t n) { cr_assert_eq(call_as(at.sha, ops, n), DTASK_OK, "%s %s", refused, dtask_err_detail()); }
+static void call(dti_op *ops, size_t n) { cr_assert_eq(call_as(dti_redis_function, ops, n), DTASK_OK, "%s %s", refused, dtask_err_detail()); }
 
 static dtask_err raw(void (*put)(dti_buf *), unsigned format) {
     dti_buf header = {0}, op = {0};
     dti_redis_put_header(&header, 0, dti_strz(run_id), 0);
     header.p[1] = (char)format;
     put(&op);
-    dtask_err err = say(&header, &op, 1, at.sha);
+    dtask_err err = say(&header, &op, 1, dti_redis_function);
     dti_buf_done(&header);
     dti_buf_done(&op);
     return err;
@@ -113,7 +112,7 @@ Test(redis_script, an_empty_shard_says_so_and_init_keeps_the_first_salt) {
     cr_assert_gt(era, 1u);
     freeReplyObject(redis_server_say(&at, "FLUSHALL"));
     dti_op op = start_of("lost");
-    cr_assert_eq(call_as(at.sha, &op, 1), DTASK_ENOTFOUND);
+    cr_assert_eq(call_as(dti_redis_function, &op, 1), DTASK_ENOTFOUND);
 }
 
 Test(redis_script, another_format_or_schema_is_refused) {
@@ -121,7 +120,7 @@ Test(redis_script, another_format_or_schema_is_refused) {
     // The first values of the shard's row: shards, the schema that can read it, its own.
     freeReplyObject(redis_server_say(&at, "SET %s %b", KEY ":meta", "\x01\x02\x02", (size_t)3));
     dti_op op = start_of("newer");
-    cr_assert_eq(call_as(at.sha, &op, 1), DTASK_EVERSION);
+    cr_assert_eq(call_as(dti_redis_function, &op, 1), DTASK_EVERSION);
     cr_assert(strstr(dtask_err_detail(), "upgrade"));
 }
 
@@ -182,16 +181,7 @@ Test(redis_script, an_operation_that_raises_leaves_no_trace_and_the_others_stand
 }
 
 Test(redis_script, with_memory_full_a_start_changes_nothing_and_an_end_passes) {
-    static const char first[] = "#!lua flags=allow-oom\n";
-    char sha[48], before[48], after[48];
-    static char script[1 << 18];
-    size_t n = sizeof first - 1;
-    cr_assert_lt(n + dti_redis_script_n, sizeof script);
-    memcpy(script, first, n);
-    memcpy(script + n, dti_redis_script, dti_redis_script_n);
-    redisReply *r = redis_server_say(&at, "SCRIPT LOAD %b", script, n + dti_redis_script_n);
-    snprintf(sha, sizeof sha, "%s", r->str);
-    freeReplyObject(r);
+    char before[48], after[48];
     dti_want want;
     dti_op ops[2] = {start_of("a"), turn_of(&want, 1)};
     call(ops, 2);
@@ -201,14 +191,14 @@ Test(redis_script, with_memory_full_a_start_changes_nothing_and_an_end_passes) {
     freeReplyObject(redis_server_say(&at, "CONFIG SET maxmemory 1"));
     keep("", before, sizeof before);
     dti_op start = start_of("b");
-    cr_assert_eq(call_as(at.sha, &start, 1), DTASK_EENGINE);
+    cr_assert_eq(call_as(dti_redis_function, &start, 1), DTASK_EENGINE);
     cr_assert(strncmp(refused, "OOM", 3) == 0, "%s", refused);
     keep("", after, sizeof after);
     cr_assert_str_eq(before, after);
     dti_op turn = turn_of(&want, 0);
     turn.turn.messages = &end;
     turn.turn.nmessages = 1;
-    cr_assert_eq(call_as(sha, &turn, 1), DTASK_OK, "%s", refused);
+    cr_assert_eq(call_as(dti_redis_function_oom, &turn, 1), DTASK_OK, "%s", refused);
     cr_assert_eq(turn.turn.answers[0].status, DTI_OK);
     cr_assert_eq(turn.turn.answers[0].state, DTI_SUCCEEDED);
 }
@@ -242,7 +232,7 @@ static void asleep(const char *bell, uint64_t no, const char *job) {
     dti_buf header = {0}, op = {0};
     dti_redis_put_header(&header, 0, dti_strz(run_id), 0);
     dti_redis_put_asleep(&op, dti_strz(bell), no, &type, no ? 1 : 0, dti_strz(job), 2);
-    cr_assert_eq(say(&header, &op, 1, at.sha), DTASK_OK);
+    cr_assert_eq(say(&header, &op, 1, dti_redis_function), DTASK_OK);
     cr_assert_eq(dti_redis_take_value(&answer, NULL), DTASK_OK);
     dti_buf_done(&header);
     dti_buf_done(&op);

@@ -1,5 +1,5 @@
 // The I/O thread of a handle. Calls of many threads are queued; while some are
-// on their way the next gather, and go as one EVALSHA.
+// on their way the next gather, and go as one FCALL.
 //
 // Guaranteed: what one caller sends is done in its order. A call whose
 // connection is lost is sent again on the next one, from its operations, never
@@ -18,7 +18,7 @@
 
 enum {
     FLIGHTS_MAX = 3,             // on their way at once
-    GATHER_OPS = 128, GATHER_BYTES = 256 * 1024, // in one EVALSHA; one caller's may be more
+    GATHER_OPS = 128, GATHER_BYTES = 256 * 1024, // in one FCALL; one caller's may be more
     CONNECT_US = 5000000,
     BACKOFF_MIN_US = 20000, BACKOFF_MAX_US = 1000000,
     PAUSE_US = 100000,           // after LOADING, BUSY and their like
@@ -140,25 +140,14 @@ static void go_down(dti_redis *r) {
 
 // ---- sending --------------------------------------------------------------------------
 
-// The head of one call of the script; its operations follow.
-static void say_script(dti_redis *r, bool grows, uint32_t nops) {
+// The head of one call of the function; its operations follow.
+static void say_function(dti_redis *r, bool grows, uint32_t nops) {
     dti_buf *out = &r->line.out, header = {0};
+    const char *name = grows ? dti_redis_function : dti_redis_function_oom;
     char head[32];
-    bool teach = r->teach[!grows];
     dti_buf_add(out, head, (size_t)snprintf(head, sizeof head, "*%u\r\n", 5 + nops));
-    if (teach) {
-        const char *first = grows ? "#!lua\n" : "#!lua flags=allow-oom\n";
-        size_t n = strlen(first);
-        put_bulk(out, "EVAL", 4);
-        dti_buf_add(out, head, (size_t)snprintf(head, sizeof head, "$%zu\r\n", n + dti_redis_script_n));
-        dti_buf_add(out, first, n);
-        dti_buf_add(out, dti_redis_script, dti_redis_script_n);
-        dti_buf_add(out, "\r\n", 2);
-        r->teach[!grows] = false; // what follows finds it there
-    } else {
-        put_bulk(out, "EVALSHA", 7);
-        put_bulk(out, r->sha[!grows], 40);
-    }
+    put_bulk(out, "FCALL", 5);
+    put_bulk(out, name, strlen(name));
     put_bulk(out, "1", 1);
     put_bulk(out, r->key, strlen(r->key));
     dti_redis_put_header(&header, 0, dti_str(r->server.run_id, strlen(r->server.run_id)), 0);
@@ -197,7 +186,7 @@ static void send_queue(dti_redis *r, int64_t now) {
     while (r->nflights < FLIGHTS_MAX) {
         flight *f = gather(r);
         if (!f) return;
-        say_script(r, f->grows, f->nops);
+        say_function(r, f->grows, f->nops);
         dti_redis_call *c;
         STAILQ_FOREACH(c, &f->calls, entry) dti_buf_add(&r->line.out, c->wire.p, c->wire.n);
         f->sent_at = now;
@@ -245,14 +234,17 @@ static bool asks_patience(const redisReply *e) {
     return strstr(e->str, "attempted to access a non local key"); // the slot is on its way to another node
 }
 
-// An error for a whole call of the script. True: the connection is of no more use.
+static bool not_there(const redisReply *e) {
+    return e->type == REDIS_REPLY_ERROR && strstr(e->str, "Function not found");
+}
+
+// An error for a whole call of the function. True: the connection is of no more use.
 static bool refused(dti_redis *r, flight *f, const redisReply *e) {
-    if (dti_redis_says(e, "NOSCRIPT")) {
-        r->teach[!f->grows] = true;
-        put_back(r, &f->calls, true);
-        return false;
-    }
     dti_redis_refused(&r->target, r->line.peer, e);
+    if (not_there(e)) {          // it is loaded as we come up again
+        put_back(r, &f->calls, false);
+        return true;
+    }
     if (dti_redis_says(e, "MOVED") || dti_redis_says(e, "ASK") || dti_redis_says(e, "READONLY") || dti_redis_says(e, "MASTERDOWN") ||
         dti_redis_says(e, "UNBLOCKED")) {
         put_back(r, &f->calls, false);
@@ -268,7 +260,7 @@ static bool refused(dti_redis *r, flight *f, const redisReply *e) {
     }
     bool full = dti_redis_says(e, "OOM");
     if (strstr(e->str, "Script killed by user"))
-        dti_fail(DTASK_EENGINE, "the call was ended by SCRIPT KILL at Redis %s: nothing was changed, try again", r->line.peer);
+        dti_fail(DTASK_EENGINE, "the call was ended by FUNCTION KILL at Redis %s: nothing was changed, try again", r->line.peer);
     fail_calls(r, &f->calls, DTASK_EENGINE, full);
     return false;
 }
@@ -320,6 +312,21 @@ static bool hear(dti_redis *r, short events) {
 
 // ---- coming up ---------------------------------------------------------------------------
 
+// Gives the server the library. That another client was first is as good.
+static dtask_err load(dti_redis *r, int64_t until) {
+    dti_buf *out = &r->line.out;
+    redisReply *reply;
+    dti_buf_add(out, "*3\r\n", 4);
+    put_bulk(out, "FUNCTION", 8);
+    put_bulk(out, "LOAD", 4);
+    put_bulk(out, dti_redis_library, dti_redis_library_n);
+    dtask_err err = dti_redis_await(&r->line, until, r->cancel_fd, &reply);
+    if (err) return err;
+    if (reply->type == REDIS_REPLY_ERROR && !strstr(reply->str, "already exists")) err = dti_redis_refused(&r->target, r->line.peer, reply);
+    freeReplyObject(reply);
+    return err;
+}
+
 // Makes the shard ready and of the present era.
 static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, bool *soon) {
     dti_redis_call ask = {0};
@@ -333,16 +340,15 @@ static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, bool *soon) {
     dti_redis_put_wire(&ask, &op);
     dti_buf_done(&op);
     dtask_err err = DTASK_OK;
-    r->teach[1] = false;
     for (int i = 0; i < 2 && !err; i++) {
-        say_script(r, false, ask.nops);
+        say_function(r, false, ask.nops);
         dti_buf_add(&r->line.out, ask.wire.p, ask.wire.n);
         if (ask.wire.failed) r->line.out.failed = true;
         if (reply) freeReplyObject(reply);
         reply = NULL;
         err = dti_redis_await(&r->line, until, r->cancel_fd, &reply);
-        if (err || !dti_redis_says(reply, "NOSCRIPT")) break;
-        r->teach[1] = true;
+        if (err || !not_there(reply) || i) break;
+        err = load(r, until);
     }
     dti_buf_done(&ask.wire);
     if (!err && reply->type != REDIS_REPLY_STRING) {
@@ -390,7 +396,6 @@ static bool come_up(dti_redis *r) {
     if (err) return false;
     atomic_store(&r->ahead_us, found.ahead_us);
     r->pause_until = r->ear_at = 0;
-    r->teach[0] = r->teach[1] = false;
     dti_redis_bells_ring(r);
     return true;
 }

@@ -10,7 +10,6 @@
 #include "engines/redis/redis.h"
 
 #include <errno.h>
-#include <openssl/sha.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,18 +248,6 @@ static const char *given(const char *text) {
     return text && *text ? text : NULL;
 }
 
-static void sha_of(const char *first, char out[41]) {
-    unsigned char sum[SHA_DIGEST_LENGTH];
-    size_t n = strlen(first);
-    char *whole = malloc(n + dti_redis_script_n);
-    if (!whole) return;          // an empty sum: the server knows no such script, and is taught
-    memcpy(whole, first, n);
-    memcpy(whole + n, dti_redis_script, dti_redis_script_n);
-    SHA1((unsigned char *)whole, n + dti_redis_script_n, sum);
-    free(whole);
-    for (int i = 0; i < SHA_DIGEST_LENGTH; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
-}
-
 static void release(dti_redis *r) {
     dti_redis_call *c;
     while ((c = STAILQ_FIRST(&r->queue))) {
@@ -292,8 +279,6 @@ static dtask_err prepare(dti_redis *r, const dti_engine_conf *conf) {
     snprintf(r->target.tag, sizeof r->target.tag, "%s%s%s.0", prefix ? prefix : "", prefix ? ":" : "", conf->app);
     snprintf(r->key, sizeof r->key, "{%s}", r->target.tag);
     snprintf(r->target.name, sizeof r->target.name, "dynatask:%.100s", conf->app);
-    sha_of("#!lua\n", r->sha[0]);
-    sha_of("#!lua flags=allow-oom\n", r->sha[1]);
     if (r->wake_fd < 0 || r->cancel_fd < 0)
         return dti_fail(DTASK_EENGINE, "no descriptor for Redis (%s): raise the process's limit of open files", strerror(errno));
     return DTASK_OK;

@@ -16,12 +16,11 @@
 #include <sys/queue.h>
 
 #include "engines/redis/codec.h"
+#include "engines/redis/library.h"
 #include "engines/redis/server.h"
 #include "engines/run.h"
 
 // The script, without its first line; made from lua/ at build.
-extern const char dti_redis_script[];
-extern const size_t dti_redis_script_n;
 
 enum {
     DTI_REDIS_OPS_MAX = 64,      // of one caller in a call; more are several
@@ -71,7 +70,6 @@ typedef struct dti_redis {
     unsigned forks;
     int64_t timeout_us, lease_us;
     char key[260];               // "{app.k}"
-    char sha[2][41];             // of the script: plain, and with allow-oom
     pthread_t thread;
     int wake_fd;                 // a caller has something for the thread
     int cancel_fd;               // the handle is being closed
@@ -99,7 +97,6 @@ typedef struct dti_redis {
     dti_redis_connection ear;    // for the bells
     STAILQ_HEAD(, dti_redis_flight) flights; // sent, oldest first
     unsigned nflights;
-    bool teach[2];               // the server lacks this script: send its text
     int64_t pause_until;         // the server asked for patience
     int64_t ear_at;              // not before: try the ear again
     dti_arena arena;

@@ -1,9 +1,12 @@
-"""Makes one C string of the script: assemble.py OUT.c constants.lua FILE.lua ..
+"""Makes one C string of the library: assemble.py OUT.c constants.lua FILE.lua ..
 
 The files are one chunk, in the order given; comments, indentation and empty
-lines go. The first line that Redis reads (`#!lua` and its flags) is put
-before it by whoever sends it.
+lines go. While Redis loads a library it gives it none of the script's
+functions (struct, cmsgpack, ..), so the chunk runs with the first call. The
+library and its functions are named by the chunk's digest: two releases of
+dynatask use one server side by side.
 """
+import hashlib
 import re
 import sys
 
@@ -34,19 +37,34 @@ def bare(text: str, known: dict[str, str]) -> str:
     return "".join(line.strip() + "\n" for line in text.split("\n") if line.strip())
 
 
+LIBRARY = """#!lua name={name}
+local function make()
+{chunk}end
+local entry
+local function run(keys, args)
+if not entry then entry = make() end
+return entry(keys, args)
+end
+redis.register_function{{function_name='{name}', callback=run}}
+redis.register_function{{function_name='{name}_oom', callback=run, flags={{'allow-oom'}}}}
+"""
+
+
 def main(out: str, first: str, *files: str) -> None:
-    lines: list[str] = []
     with open(first, encoding="ascii") as f:
         known = constants(f.read())
+    chunk = ""
     for name in files:
         with open(name, encoding="ascii") as f:
-            for line in bare(named(f.read()), known).splitlines():
-                lines.append('    "' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"\n')
+            chunk += bare(named(f.read()), known)
+    name = "dynatask_" + hashlib.sha1(chunk.encode()).hexdigest()[:16]
+    lines = LIBRARY.format(name=name, chunk=chunk).splitlines()
+    text = "".join('    "' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"\n' for line in lines)
     with open(out, "w", encoding="ascii") as f:
-        f.write("// Made by assemble.py of core/engines/redis/lua.\n#include <stddef.h>\n\n")
-        f.write("extern const char dti_redis_script[];\nextern const size_t dti_redis_script_n;\n\n")
-        f.write("const char dti_redis_script[] =\n" + "".join(lines) + "    ;\n")
-        f.write("const size_t dti_redis_script_n = sizeof dti_redis_script - 1;\n")
+        f.write('// Made by assemble.py of core/engines/redis/lua.\n#include "engines/redis/library.h"\n\n')
+        f.write(f'const char dti_redis_function[] = "{name}", dti_redis_function_oom[] = "{name}_oom";\n')
+        f.write("const char dti_redis_library[] =\n" + text + "    ;\n")
+        f.write("const size_t dti_redis_library_n = sizeof dti_redis_library - 1;\n")
 
 
 main(*sys.argv[1:])

@@ -116,15 +116,15 @@ local function run_all(ops, header)
     return replies
 end
 
-local function answer_all()
-    local header, ops = mpu(ARGV[1]), {}
+local function answer_all(args)
+    local header, ops = mpu(args[1]), {}
     if header[1] ~= 1 then return {EVERSION, 'the script in Redis is of format 1: upgrade dynatask'} end
     now = header[2] or 0
     if now == 0 then
         local t = call('TIME')
         now = t[1] * 1000000 + t[2]
     end
-    for i = 2, #ARGV do ops[i - 1] = mpu(ARGV[i]) end
+    for i = 2, #args do ops[i - 1] = mpu(args[i]) end
     local replies = run_all(ops, header)
     if #ops > 0 and type(replies[1]) ~= 'table' then return replies end
     dt.flush()
@@ -137,6 +137,10 @@ local function answer_all()
     return {0, '', hungry, effects, replies}
 end
 
-local ok, answer = pcall(answer_all)
-if not ok then answer = failure(answer) end
-return mp(answer)
+-- What the server calls; the chunk itself runs once.
+return function(keys, args)
+    P = keys[1] .. ':'
+    local ok, answer = pcall(answer_all, args)
+    if not ok then answer = failure(answer) end
+    return mp(answer)
+end
