@@ -116,6 +116,8 @@ class Codec:
             return msgspec.msgpack.Ext(EXT_HANDLE, data.encode()) if isinstance(data, str) else data
         if isinstance(value, Output):
             raise TypeError("an output stands for a result only in the arguments of spawn and then")
+        if _is_model(type(value)):
+            return cast("Any", value).model_dump(by_alias=True, round_trip=True)
         raise TypeError(f"no encoding for {type(value).__qualname__}")
 
     def _extension(self, code: int, data: memoryview) -> object:
@@ -132,6 +134,8 @@ class Codec:
                 return cls(value)
         elif issubclass(cls, Portable):
             return cls._adopt(value, self, get_args(wanted))
+        elif _is_model(cls):
+            return cls.model_validate(value)
         elif isinstance(value, cls):
             return value
         raise TypeError(f"Expected `{cls.__qualname__}`, got `{type(value).__qualname__}`")
@@ -178,6 +182,11 @@ class Codec:
             return self._ordered.encode(values)
         except TypeError:  # it knows no order of keys that are not text: theirs is the caller's
             return self.encoder.encode(values)
+
+
+def _is_model(cls: Any) -> bool:
+    """A model of pydantic, which is not asked for where nobody uses it. (Its dataclasses travel as others do.)"""
+    return hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate")
 
 
 def _fields(annotation: Any) -> set[object]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union, cast
 
+import pydantic
 import pytest
 
-from dynatask import App, Batch, Job, Task
+from dynatask import App, BadArguments, Batch, Job, Task
 
 
 class Colour(enum.Enum):
@@ -154,20 +155,39 @@ def test_msgspec_struct(app: App) -> None:
         assert task.start(Struct(a=1)).result() == Struct(a=1)
 
 
+class Part(pydantic.BaseModel):
+    id: uuid.UUID
+    size: float = 1
+
+
+class Model(pydantic.BaseModel):
+    a: int
+    when: datetime
+    parts: list[Part] = []
+    kind: str = pydantic.Field(default="csv", alias="type")
+
+
 def test_pydantic_model(app: App) -> None:
-    pydantic = pytest.importorskip("pydantic")
-
-    class Model(pydantic.BaseModel):  # type: ignore[misc, name-defined]
-        a: int
-        when: datetime
-
     @app.task
-    def f(m: Model) -> Model:
-        assert isinstance(m, Model)
-        return m
+    def f(m: Model, more: Part | None) -> list[Model]:
+        assert isinstance(m, Model) and isinstance(more, Part)
+        return [m, m.model_copy(update={"parts": [*m.parts, more]})]
 
+    part = Part(id=uuid.uuid4())
+    model = Model(a=1, when=NOW, parts=[part], type="png")
     with app.worker(slots=1):
-        assert f.start(Model(a=1, when=NOW)).result() == Model(a=1, when=NOW)
+        assert f.start(model, part).result() == [model, model.model_copy(update={"parts": [part, part]})]
+
+
+def test_what_does_not_fit_a_pydantic_model(app: App) -> None:
+    @app.task
+    def f(m: Model) -> Part:
+        return cast("Part", {"id": "no uuid"})
+
+    with pytest.raises(BadArguments, match="'m'"):
+        f.start(cast("Model", {"a": "many", "when": NOW}))
+    with app.worker(slots=1), pytest.raises(TypeError, match="UUID"):
+        f.start(Model(a=1, when=NOW)).result()
 
 
 def test_strings_as_annotations(app: App) -> None:
