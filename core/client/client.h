@@ -26,6 +26,10 @@ typedef struct {
     char app[256];               // what the command line works on
     bool inline_;                // memory: alone; read by bindings
     char prefix[64];             // heads the names of keys
+    char store[1024];            // of kafka:
+    char kafka[4096];            // lines NAME=VALUE for librdkafka
+    char member[256];
+    unsigned partitions, replication; // of topics; 0: as the engine has it
     char tls_ca[1024], tls_cert[1024], tls_key[1024]; // files
 } dti_conf;
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { TEXT, UNSIGNED, U32, TIME, SIZE, CHOICE, URL } kind;
+typedef enum { TEXT, UNSIGNED, U32, TIME, SIZE, CHOICE, URL, LINES /* NAME=VALUE, each adds one */ } kind;
 
 typedef struct {
     const char *name;
@@ -28,7 +28,7 @@ typedef struct {
 
 // clang-format off
 static const option table[] = {
-    {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH, redis://HOST/0", 0, 0, {0}},
+    {"url", URL, 0, 0, "sqlite:jobs.db", "the engine: memory:, sqlite:PATH, redis://HOST/0, kafka://HOST?store=URL", 0, 0, {0}},
     {"slots", UNSIGNED, AT(slots), "", "handlers that run at once in a worker; without it as many as processors", 1, 1024, {0}},
     {"processes", UNSIGNED, AT(processes), "1", "processes of a Python worker", 1, 256, {0}},
     {"prefetch", UNSIGNED, AT(prefetch), "256", "tasks that a worker claims ahead, at most", 0, 4096, {0}},
@@ -45,6 +45,11 @@ static const option table[] = {
     {"retain", TIME, AT(retain_us), "1d", "how long an ended job is kept", 0, 3650 * DAY, {0}},
     {"durability", CHOICE, AT(full), "normal", "normal: survives any process; full: the machine too", 0, 0, {"normal", "full"}},
     {"prefix", TEXT, AT(prefix), "", "heads the names of keys in Redis, so that apps of one name stay apart", 0, 0, {0}},
+    {"store", TEXT, AT(store), "", "the URL of the Redis that keeps the state where the engine is kafka:", 0, 0, {0}},
+    {"member", TEXT, AT(member), "", "static id of a worker in Kafka's group, no two alike: restarted, it goes on with its partitions at once", 0, 0, {0}},
+    {"partitions", UNSIGNED, AT(partitions), "0", "partitions of Kafka's topics that are made; 0: 4", 0, 10000, {0}},
+    {"replication", UNSIGNED, AT(replication), "0", "copies of Kafka's topics that are made; 0: as the brokers have it", 0, 100, {0}},
+    {"kafka", LINES, AT(kafka), "", "kafka.NAME passes NAME to librdkafka; in the environment DYNATASK_KAFKA_SASL_PASSWORD is kafka.sasl.password", 0, 0, {0}},
     {"tls_ca", TEXT, AT(tls_ca), "", "file of the authorities that the server's certificate may be of; empty: the system's", 0, 0, {0}},
     {"tls_cert", TEXT, AT(tls_cert), "", "file of our certificate, for servers that ask for one", 0, 0, {0}},
     {"tls_key", TEXT, AT(tls_key), "", "file of its key", 0, 0, {0}},
@@ -63,8 +68,18 @@ const char *dti_conf_name(size_t i) {
 
 static size_t find(const char *name) {
     size_t i = 0;
+    if (!strncmp(name, "kafka.", 6) && name[6]) name = "kafka"; // with its name as a part of the value: `line`
+    else if (!strcmp(name, "kafka")) return OPTIONS;
     while (i < OPTIONS && strcmp(table[i].name, name)) i++;
     return i;
+}
+
+// The value of an option as it is kept: of kafka.NAME it is NAME=VALUE, in
+// `room`; NULL: it is too long.
+enum { LINE_MAX_N = 2048 };
+static const char *line(size_t i, const char *name, const char *value, char room[LINE_MAX_N]) {
+    if (table[i].kind != LINES) return value;
+    return snprintf(room, LINE_MAX_N, "%s=%s", name + strlen(table[i].name) + 1, value) < LINE_MAX_N ? room : "\n";
 }
 
 // ---- one value ---------------------------------------------------------------
@@ -73,7 +88,7 @@ static dtask_err unfit(const option *o, const char *value) {
     static const char *const kinds[] = {
         [TEXT] = "a text of at most 1023 bytes", [UNSIGNED] = "a whole number", [U32] = "a whole number",
         [TIME] = "a time such as 1.5, 250ms, 90s, 5m, 2h, 1d", [SIZE] = "a size such as 4096, 64KiB, 64MiB",
-        [CHOICE] = "one of its values", [URL] = "a URL",
+        [CHOICE] = "one of its values", [URL] = "a URL", [LINES] = "a text",
     };
     return dti_fail(DTASK_EARGS, "The option %s cannot be \"%.100s\": give %s within its bounds (%s).", o->name, value, kinds[o->kind],
         o->help);
@@ -107,6 +122,14 @@ static dtask_err set(dti_conf *c, const option *o, const char *value) {
         if (strlen(value) >= o->room) return unfit(o, value);
         memcpy(to, value, strlen(value) + 1);
         return DTASK_OK;
+    case LINES: {
+        size_t had = strlen(to);
+        if (strchr(value, '\n') || had + strlen(value) + 2 > o->room)
+            return dti_fail(DTASK_EARGS, "The options kafka.NAME have line breaks, or more than %zu bytes in all.", o->room);
+        memcpy((char *)to + had, value, strlen(value) + 1);
+        strcat(to, "\n");
+        return DTASK_OK;
+    }
     case CHOICE:
         for (n = 0; n < 5 && o->choices[n]; n++)
             if (!strcmp(o->choices[n], value)) return store(to, o->room, n), DTASK_OK;
@@ -163,8 +186,9 @@ static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
         if (!unescape(at) || !unescape(value)) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" has a %% without two hexadecimal digits.", at);
         size_t i = find(at);
         if (i == OPTIONS || table[i].kind == URL) return unknown(at);
-        if (given[i]) return dti_fail(DTASK_EARGS, "The URL gives the parameter %s twice.", at);
-        dtask_err err = set(c, &table[i], value);
+        if (given[i] && table[i].kind != LINES) return dti_fail(DTASK_EARGS, "The URL gives the parameter %s twice.", at);
+        char room[LINE_MAX_N];
+        dtask_err err = set(c, &table[i], line(i, at, value, room));
         if (err) return err;
         given[i] = true;
         source[i] = DTI_SRC_URL;
@@ -182,13 +206,14 @@ static dtask_err collect(void *arg, const char *name, const char *value) {
     collected *c = arg;
     size_t i = find(name);
     if (i == OPTIONS) return unknown(name);
+    if (table[i].kind == LINES) return dti_fail(DTASK_EARGS, "The options kafka.NAME stand in the URL, in the code or in the environment, not in a file.");
     if (c->values[i]) return dti_fail(DTASK_EARGS, "The option %s is given twice.", name);
     if (!(c->values[i] = strdup(value))) return dti_fail(DTASK_ENOMEM, "No memory.");
     dti_conf scratch; // told here, where the line is known
     return set(&scratch, &table[i], value);
 }
 
-static dtask_err environment(const char *values[OPTIONS]) {
+static dtask_err environment(const char *values[OPTIONS], dti_conf *lines) {
     static const char prefix[] = "DYNATASK_";
     extern char **environ;
     for (char **e = environ; e && *e; e++) {
@@ -199,6 +224,15 @@ static dtask_err environment(const char *values[OPTIONS]) {
         if (!value || n >= sizeof name) continue;
         for (size_t i = 0; i < n; i++) name[i] = (char)tolower((unsigned char)rest[i]);
         name[n] = 0;
+        if (!strncmp(name, "kafka_", 6)) {
+            char room[LINE_MAX_N];
+            for (char *c = name; *c; c++)
+                if (*c == '_') *c = '.';
+            size_t at = find(name);
+            dtask_err err = at < OPTIONS ? set(lines, &table[at], line(at, name, value + 1, room)) : unknown(name);
+            if (err) return err;
+            continue;
+        }
         size_t i = find(name);
         if (i == OPTIONS)
             return dti_fail(DTASK_EARGS, "%s%.*s names no option: `dynatask config` lists them.", prefix, (int)n, rest);
@@ -212,12 +246,14 @@ static dtask_err code(dti_conf *c, uint8_t *source, const char *const *opts) {
         size_t i = find(o[0]);
         if (i == OPTIONS || table[i].kind == URL) return unknown(o[0]);
         if (!o[1]) return dti_fail(DTASK_EARGS, "The option %s has no value.", o[0]);
-        dti_conf scratch;
-        dtask_err err = set(&scratch, &table[i], o[1]); // wrong even where another place wins
+        dti_conf scratch = {0};
+        char room[LINE_MAX_N];
+        const char *value = line(i, o[0], o[1], room);
+        dtask_err err = set(&scratch, &table[i], value); // wrong even where another place wins
         if (err) return err;
         uint8_t s = source[i] == DTI_SRC_URL ? source[0] : source[i];
-        if (s != DTI_SRC_DEFAULT && s != DTI_SRC_CODE) continue;
-        set(c, &table[i], o[1]);
+        if (table[i].kind != LINES && s != DTI_SRC_DEFAULT && s != DTI_SRC_CODE) continue;
+        if ((err = set(c, &table[i], value))) return err;
         source[i] = DTI_SRC_CODE;
     }
     return DTASK_OK;
@@ -237,9 +273,10 @@ dtask_err dti_conf_apply(dti_conf *c, uint8_t source[DTI_OPTIONS_MAX], const cha
 static dtask_err resolve(const char *url, const char *const *opts, dti_conf *c, uint8_t *source, char **out_url, collected *file) {
     bool found;
     const char *env[OPTIONS] = {NULL};
+    dti_conf lines = {0};        // the environment's kafka.NAME
     dtask_err err = dti_toml_read("dynatask.toml", "", collect, file, &found);
     if (!err && !found) err = dti_toml_read("pyproject.toml", "tool.dynatask", collect, file, &found);
-    if (!err) err = environment(env);
+    if (!err) err = environment(env, &lines);
     if (err) return err;
 
     const struct { const char *url; dti_source source; } urls[] = {
@@ -272,6 +309,10 @@ static dtask_err resolve(const char *url, const char *const *opts, dti_conf *c, 
             if ((err = set(c, &table[i], v))) return err;
             source[i] = (uint8_t)place;
         }
+    if (!*lines.kafka) return DTASK_OK;
+    if (strlen(c->kafka) + strlen(lines.kafka) >= sizeof c->kafka) return dti_fail(DTASK_EARGS, "The options kafka.NAME have more than %zu bytes in all.", sizeof c->kafka);
+    strcat(c->kafka, lines.kafka); // the last of a name counts
+    source[find("kafka.any")] = DTI_SRC_ENV;
     return DTASK_OK;
 }
 
@@ -297,11 +338,27 @@ dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out,
 
 // ---- showing ------------------------------------------------------------------------
 
+// Lines without their values, which may be secret.
+static void put_names(dti_buf *b, const char *lines) {
+    dti_buf names = {0};
+    for (const char *at = lines; *at; at = strchr(at, '\n') + 1) {
+        if (at != lines) dti_buf_add(&names, " ", 1);
+        dti_buf_add(&names, at, strcspn(at, "="));
+    }
+    dti_mp_put_str(b, dti_str(names.p, names.n));
+    dti_buf_done(&names);
+}
+
 static void put_value(dti_buf *b, const option *o, const dti_conf *c) {
     const void *at = (const char *)c + o->at;
+    char shown[1100];
     switch (o->kind) {
     case URL: dti_mp_put_strz(b, o->def); break;
-    case TEXT: dti_mp_put_strz(b, at); break;
+    case LINES: put_names(b, at); break;
+    case TEXT:
+        dti_url_show(at, shown, sizeof shown); // of all texts only a URL has a password
+        dti_mp_put_strz(b, shown);
+        break;
     case CHOICE: dti_mp_put_strz(b, o->choices[load(at, o->room)]); break;
     case TIME: dti_mp_put_float(b, (double)load(at, o->room) / 1e6); break;
     default: dti_mp_put_uint(b, load(at, o->room));

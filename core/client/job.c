@@ -103,6 +103,7 @@ static dtask_err start(dtask_app *app, const char *type, const char *const *opts
     if (!err) {
         if (!o.id.n) dti_random_id(drawn);
         op.start.id = o.id.n ? o.id : dti_str(drawn, 26);
+        op.start.type = dti_strz(info->name);
         op.start.tags = o.tags;
         op.start.max_tasks = app->conf.max_tasks;
         op.start.max_depth = app->conf.max_depth;

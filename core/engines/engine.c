@@ -6,9 +6,9 @@
 
 #include "engines/run.h"
 
-extern const dti_engine_ops dti_memory_engine, dti_sqlite_engine, dti_redis_engine;
+extern const dti_engine_ops dti_memory_engine, dti_sqlite_engine, dti_redis_engine, dti_kafka_engine;
 
-static const dti_engine_ops *const engines[] = {&dti_memory_engine, &dti_sqlite_engine, &dti_redis_engine};
+static const dti_engine_ops *const engines[] = {&dti_memory_engine, &dti_sqlite_engine, &dti_redis_engine, &dti_kafka_engine};
 
 static bool knows(const dti_engine_ops *ops, const char *scheme, size_t n) {
     for (const char *at = ops->schemes; at; at = strchr(at, ' ')) {
@@ -36,7 +36,7 @@ dtask_err dti_engine_open(const dti_engine_conf *conf, dti_engine **out) {
     }
     char shown[300];
     dti_url_show(conf->url, shown, sizeof shown);
-    return dti_fail(DTASK_EARGS, "no engine has the URL '%s': write memory:, sqlite:PATH, such as sqlite:jobs.db, or redis://HOST/0", shown);
+    return dti_fail(DTASK_EARGS, "no engine has the URL '%s': write memory:, sqlite:PATH, such as sqlite:jobs.db, redis://HOST/0, or kafka://HOST?store=redis://HOST/0", shown);
 }
 
 dtask_err dti_engine_call(dti_engine *e, dti_arena *arena, dti_op *op) {

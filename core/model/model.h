@@ -65,6 +65,7 @@ typedef struct {                 // a task to be made
 
 typedef struct {
     dtask_str id;                // of the job; must be valid (dti_id_check)
+    dtask_str type;              // the name of task.type, for an engine that routes by it; empty: to the store at once
     dti_new task;
     dtask_str tags;              // msgpack map or empty
     dtask_str trigger;           // msgpack map or empty
@@ -247,13 +248,25 @@ typedef struct {
 typedef struct dti_charge { uint64_t job; uint32_t ord; } dti_charge;
 typedef struct { dtask_str run_id; uint64_t era; bool fresh; } dti_era;
 
+// Redis alone, for the engine kafka: a start that lies in a log, taken in with
+// the log's position, so that each is taken once and none is left out.
+typedef struct {
+    dtask_str source;            // "topic/partition"
+    uint64_t from, next;         // the position before it and behind it; equal: only asks for `at`
+    bool skip;                   // nothing is started: it was no start
+    dti_start start;             // on a conflict "<id>!conflict" is started, failed
+    // out
+    enum { DTI_TAKEN, DTI_TAKEN_BEFORE, DTI_TAKEN_NOT } status; // NOT: the position is another
+    uint64_t at;                 // the position now
+} dti_intake;
+
 // ---- any of them ---------------------------------------------------------------
-typedef enum { DTI_OP_START, DTI_OP_HELLO, DTI_OP_TURN, DTI_OP_READ, DTI_OP_POST, DTI_OP_MARK, DTI_OP_SWEEP, DTI_OP_ERA } dti_opkind;
+typedef enum { DTI_OP_START, DTI_OP_HELLO, DTI_OP_TURN, DTI_OP_READ, DTI_OP_POST, DTI_OP_MARK, DTI_OP_SWEEP, DTI_OP_ERA, DTI_OP_INTAKE } dti_opkind;
 typedef struct {
     dti_opkind kind;
     dtask_err err;               // out: the engine's; other outs are valid on DTASK_OK only
     union {
-        dti_start start; dti_hello hello; dti_turn turn; dti_read read; dti_post post; dti_mark mark; dti_sweep sweep; dti_era era;
+        dti_start start; dti_hello hello; dti_turn turn; dti_read read; dti_post post; dti_mark mark; dti_sweep sweep; dti_era era; dti_intake intake;
     };
 } dti_op;
 

@@ -11,11 +11,17 @@
 #include "model/model.h"
 
 enum { DTI_REDIS_FORMAT = 1, DTI_REDIS_WANT_FX = 1 };
-enum { DTI_REDIS_OP_ASLEEP = 8, DTI_REDIS_OP_AWAKE = 9, DTI_REDIS_OP_DUMP = 10, DTI_REDIS_OP_INIT = 11 };
+enum { DTI_REDIS_OP_ASLEEP = 8, DTI_REDIS_OP_AWAKE = 9, DTI_REDIS_OP_DUMP = 10, DTI_REDIS_OP_INIT = 11,
+    DTI_REDIS_OP_INTAKE = 12 };
 
 // ---- to the script: one argument each; failures stay in buf.failed -------------
 void dti_redis_put_header(dti_buf *, int64_t now, dtask_str run_id, unsigned flags);
 void dti_redis_put_op(dti_buf *, const dti_op *);
+// A start as it is written there. dti_redis_take_start reads it back, from
+// bytes that may be anything: false, or all of it fits; *out points into them
+// and the arena.
+void dti_redis_put_start(dti_buf *, const dti_start *);
+bool dti_redis_take_start(dti_arena *, dtask_str bytes, dti_start *out);
 void dti_redis_put_asleep(dti_buf *, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era);
 void dti_redis_put_awake(dti_buf *, dtask_str bell);
 // Makes an empty shard ready, with this salt; in one that is ready changes nothing.

@@ -24,7 +24,7 @@ static bool growing(const dti_message *m) {
 }
 
 static bool op_grows(const dti_op *op) {
-    if (op->kind == DTI_OP_START || op->kind == DTI_OP_POST) return true;
+    if (op->kind == DTI_OP_START || op->kind == DTI_OP_POST || op->kind == DTI_OP_INTAKE) return true;
     if (op->kind != DTI_OP_TURN) return false;
     for (uint32_t i = 0; i < op->turn.nmessages; i++)
         if (growing(&op->turn.messages[i])) return true;

@@ -30,6 +30,7 @@ local CASCADE, CHUNK, QUANTUM, MAILS_MAX, CHILDREN_MAX, MESSAGES_MAX, ENDED_MAX 
 local TTL, ROOM_US = 60, 10000
 -- status of start; of a turn; of a message; of mark; of post
 local CREATED, EXISTS, CONFLICT, UNKNOWN = 0, 1, 2, 3
+local TAKEN, TAKEN_BEFORE, TAKEN_NOT = 0, 1, 2
 local TURN_OK, TURN_DEAD, TURN_OLD, TURN_ERA = 0, 1, 2, 3
 local OK, STALE, ALREADY, GAP, TOOBIG, FULL, BAD = 0, 1, 2, 3, 4, 5, 6
 local MARKED, MARK_ENDED, MARK_NONE, MARK_BUSY = 0, 1, 2, 3

@@ -11,7 +11,8 @@ dt.index_job = index_job
 -- START: 2 id, 3 NEW, 4 tags, 5 trigger, 6 of, 7 max_tasks, 8 max_depth, 9 keep, 10 retain_us, 11 grace_us,
 -- 12 blob_min.
 -- skipped_for: the note of the task that holds the unique key; else ''.
-function dt.job_begin(s, hook_of, skipped_for)
+-- failed_for: an error, with which it ends at once; or nothing.
+function dt.job_begin(s, hook_of, skipped_for, failed_for)
     local no = meta.next_job
     meta.next_job = no + 1
     local id, new = s[2], s[3]
@@ -31,6 +32,10 @@ function dt.job_begin(s, hook_of, skipped_for)
     if skipped_for ~= '' then
         data_set(t, D_ERROR, skipped_for)
         dt.finish(t, SKIPPED, R_UNIQUE)
+    elseif failed_for then
+        data_set(t, D_ERROR, failed_for)
+        t.bits = bor(t.bits, HAS_ERROR)
+        dt.finish(t, FAILED, R_NONE)
     else
         dt.admit(t)
     end

@@ -1,0 +1,482 @@
+// See broker.h. librdkafka's own threads do the work; its events come by
+// queues, so no callback of ours runs inside it but the reports of writes.
+//
+// Works with librdkafka 2.0.2: acks=all without idempotence (which may turn
+// fatal there), the range assignor (cooperative-sticky may hang there), and no
+// pause (which throws away what was fetched): a full worker does not read, and
+// little is fetched ahead.
+#include "engines/kafka/broker.h"
+
+#include "base/msgpack.h"
+
+#include <librdkafka/rdkafka.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TEXT = 512, KNOWN_MAX = 65536, CLOSE_MS = 5000 };
+
+struct dti_broker {
+    rd_kafka_t *rk;
+    char *servers, *options;
+    int timeout_ms;
+    unsigned partitions;
+    int replication;
+    pthread_t thread;            // serves the reports of writes
+    atomic_bool closing;
+    pthread_mutex_t lock;
+    char last[TEXT];             // what librdkafka said last; under lock
+    char **known; size_t nknown, cknown; // topics that are there; under lock
+};
+
+// ---- settings ---------------------------------------------------------------------
+
+static void logged(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
+    dti_broker *b = rd_kafka_opaque(rk);
+    (void)fac;
+    if (!b || level > 5) return;
+    pthread_mutex_lock(&b->lock);
+    snprintf(b->last, sizeof b->last, "%s", text);
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void failed(rd_kafka_t *rk, int err, const char *reason, void *opaque) {
+    dti_broker *b = opaque;
+    (void)rk;
+    pthread_mutex_lock(&b->lock);
+    snprintf(b->last, sizeof b->last, "%s: %s", rd_kafka_err2str((rd_kafka_resp_err_t)err), reason);
+    pthread_mutex_unlock(&b->lock);
+}
+
+static dtask_err set(rd_kafka_conf_t *conf, const char *name, const char *value) {
+    char why[TEXT];
+    if (rd_kafka_conf_set(conf, name, value, why, sizeof why) == RD_KAFKA_CONF_OK) return DTASK_OK;
+    if (strstr(name, "password") || strstr(name, "secret") || strstr(name, "pem") || strstr(name, "jaas")) // it might repeat the value
+        return dti_fail(DTASK_EARGS, "The option kafka.%.100s is not one that librdkafka %s takes, or has a wrong value.", name, rd_kafka_version_str());
+    return dti_fail(DTASK_EARGS, "The option kafka.%.100s: %s (librdkafka %s).", name, why, rd_kafka_version_str());
+}
+
+// Ours first, then the user's, which win.
+static dtask_err settings(const dti_broker *b, const char *const *pairs, rd_kafka_conf_t **out) {
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    static const char *const all[] = {"client.id", "dynatask", "reconnect.backoff.ms", "50", "reconnect.backoff.max.ms", "500",
+        "socket.nagle.disable", "true", "socket.keepalive.enable", "true", NULL};
+    dtask_err err = set(conf, "bootstrap.servers", b->servers);
+    for (const char *const *p = all; *p && !err; p += 2) err = set(conf, p[0], p[1]);
+    for (const char *const *p = pairs; p && *p && !err; p += 2) err = set(conf, p[0], p[1]);
+    char *lines = strdup(b->options), *rest = lines, *line;
+    if (!lines && !err) err = dti_fail(DTASK_ENOMEM, "no memory for Kafka's options");
+    while (lines && !err && (line = strsep(&rest, "\n"))) {
+        char *value = strchr(line, '=');
+        if (!*line) continue;
+        if (value) *value++ = 0;
+        err = set(conf, line, value ? value : "");
+    }
+    free(lines);
+    rd_kafka_conf_set_opaque(conf, (void *)b);
+    rd_kafka_conf_set_log_cb(conf, logged);
+    if (err) rd_kafka_conf_destroy(conf);
+    else *out = conf;
+    return err;
+}
+
+static dtask_err trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t code) {
+    char last[TEXT];
+    pthread_mutex_lock(&b->lock);
+    memcpy(last, b->last, sizeof last);
+    pthread_mutex_unlock(&b->lock);
+    return dti_fail(DTASK_EENGINE, "Kafka at %.200s: %s: %s%s%s", b->servers, what, rd_kafka_err2str(code), *last ? "; " : "", last);
+}
+
+// ---- writing ------------------------------------------------------------------------
+
+typedef struct { pthread_mutex_t lock; pthread_cond_t news; bool done; rd_kafka_resp_err_t err; dti_place place; } ticket;
+
+static void reported(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
+    (void)rk, (void)opaque;
+    ticket *t = m->_private;
+    pthread_mutex_lock(&t->lock);
+    t->err = m->err;
+    t->place = (dti_place){m->partition, m->offset + 1};
+    t->done = true;
+    pthread_cond_signal(&t->news);
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void *serve(void *arg) {
+    dti_broker *b = arg;
+    while (!atomic_load(&b->closing)) rd_kafka_poll(b->rk, 100);
+    return NULL;
+}
+
+static void forget(dti_broker *b, const char *topic) {
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->nknown; i++) {
+        if (strcmp(b->known[i], topic)) continue;
+        free(b->known[i]);
+        b->known[i] = b->known[--b->nknown];
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
+dtask_err dti_broker_write(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_place *out) {
+    ticket t = {.done = false};
+    pthread_mutex_init(&t.lock, NULL);
+    pthread_cond_init(&t.news, NULL);
+    // A full queue is emptied by the broker's answers, or by their time.
+    rd_kafka_resp_err_t err;
+    int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
+    while ((err = rd_kafka_producev(b->rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY((void *)key.p, key.n),
+                RD_KAFKA_V_VALUE((void *)value.p, value.n), RD_KAFKA_V_OPAQUE(&t), RD_KAFKA_V_END)) == RD_KAFKA_RESP_ERR__QUEUE_FULL &&
+           dti_mono_us() < until)
+        rd_kafka_poll(b->rk, 50);
+    if (!err) {                  // its bytes are ours until the report, which comes within message.timeout.ms
+        pthread_mutex_lock(&t.lock);
+        while (!t.done) pthread_cond_wait(&t.news, &t.lock);
+        err = t.err;
+        pthread_mutex_unlock(&t.lock);
+    }
+    pthread_mutex_destroy(&t.lock);
+    pthread_cond_destroy(&t.news);
+    if (out) *out = t.place;
+    switch (err) {
+    case RD_KAFKA_RESP_ERR_NO_ERROR: return DTASK_OK;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
+        return dti_fail(DTASK_ETOOBIG, "A record of %zu bytes is more than the topic %s takes: pass a reference to the data, or raise max.message.bytes "
+            "of the topic and kafka.message.max.bytes.", value.n, topic);
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+        forget(b, topic);
+        return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
+    default: return trouble(b, topic, err);
+    }
+}
+
+// ---- topics -----------------------------------------------------------------------------
+
+static bool remembered(dti_broker *b, const char *topic) {
+    bool yes = false;
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->nknown && !yes; i++) yes = !strcmp(b->known[i], topic);
+    pthread_mutex_unlock(&b->lock);
+    return yes;
+}
+
+static void remember(dti_broker *b, const char *topic) {
+    pthread_mutex_lock(&b->lock);
+    if (b->nknown < KNOWN_MAX && dti_grow(&b->known, b->nknown, &b->cknown, sizeof *b->known) && (b->known[b->nknown] = strdup(topic)))
+        b->nknown++;
+    pthread_mutex_unlock(&b->lock);
+}
+
+dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
+    if (remembered(b, topic)) return DTASK_OK;
+    const struct rd_kafka_metadata *m;
+    rd_kafka_topic_t *rkt = rd_kafka_topic_new(b->rk, topic, NULL);
+    if (!rkt) return trouble(b, topic, rd_kafka_last_error());
+    rd_kafka_resp_err_t err = rd_kafka_metadata(b->rk, 0, rkt, &m, b->timeout_ms);
+    rd_kafka_topic_destroy(rkt);
+    if (err) return trouble(b, topic, err);
+    err = m->topic_cnt ? m->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    rd_kafka_metadata_destroy(m);
+    if (!err) return remember(b, topic), DTASK_OK;
+    if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return trouble(b, topic, err);
+    return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
+}
+
+static dtask_err made(dti_broker *b, rd_kafka_event_t *event) {
+    size_t n;
+    if (rd_kafka_event_error(event)) return trouble(b, "the topics could not be made", rd_kafka_event_error(event));
+    const rd_kafka_topic_result_t **results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
+    for (size_t i = 0; i < n; i++) {
+        rd_kafka_resp_err_t err = rd_kafka_topic_result_error(results[i]);
+        if (!err || err == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
+        const char *why = rd_kafka_topic_result_error_string(results[i]);
+        return dti_fail(DTASK_EENGINE, "Kafka at %.200s did not make the topic %s: %s", b->servers, rd_kafka_topic_result_name(results[i]),
+            why ? why : rd_kafka_err2str(err));
+    }
+    return DTASK_OK;
+}
+
+dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n) {
+    rd_kafka_NewTopic_t **list = calloc(n + 1, sizeof *list);
+    size_t count = 0;
+    char why[TEXT] = "";
+    dtask_err err = list ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for topics");
+    for (size_t i = 0; i < n && !err; i++) {
+        if (dti_broker_knows(b, topics[i]) == DTASK_OK) continue; // no right to make topics is needed where they are
+        list[count] = rd_kafka_NewTopic_new(topics[i], (int)b->partitions, b->replication, why, sizeof why);
+        if (!list[count]) err = dti_fail(DTASK_EARGS, "Kafka's topic %s cannot be made: %s", topics[i], why);
+        else rd_kafka_NewTopic_set_config(list[count++], "retention.ms", "-1"); // accepted is kept
+    }
+    if (!err && count) {
+        rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
+        rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+        rd_kafka_AdminOptions_set_request_timeout(options, b->timeout_ms, why, sizeof why);
+        rd_kafka_AdminOptions_set_operation_timeout(options, b->timeout_ms, why, sizeof why);
+        rd_kafka_CreateTopics(b->rk, list, count, options, answers);
+        rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
+        err = event ? made(b, event) : trouble(b, "the topics could not be made", RD_KAFKA_RESP_ERR__TIMED_OUT);
+        if (event) rd_kafka_event_destroy(event);
+        rd_kafka_AdminOptions_destroy(options);
+        rd_kafka_queue_destroy(answers);
+    }
+    for (size_t i = 0; i < count; i++) rd_kafka_NewTopic_destroy(list[i]);
+    free(list);
+    return err;
+}
+
+dtask_err dti_broker_about(dti_broker *b, dti_buf *out, uint32_t *pairs) {
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t err = rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms);
+    if (err) return trouble(b, "no broker answers", err);
+    dti_mp_put_strz(out, "kafka");
+    dti_mp_put_strz(out, b->servers);
+    dti_mp_put_strz(out, "kafka_brokers");
+    dti_mp_put_uint(out, (uint64_t)m->broker_cnt);
+    dti_mp_put_strz(out, "librdkafka");
+    dti_mp_put_strz(out, rd_kafka_version_str());
+    rd_kafka_metadata_destroy(m);
+    *pairs = 3;
+    return DTASK_OK;
+}
+
+// ---- open, close ------------------------------------------------------------------------------
+
+static void release(dti_broker *b) {
+    if (b->rk) rd_kafka_destroy(b->rk);
+    for (size_t i = 0; i < b->nknown; i++) free(b->known[i]);
+    free(b->known);
+    if (b->options) explicit_bzero(b->options, strlen(b->options));
+    free(b->options);
+    free(b->servers);
+    pthread_mutex_destroy(&b->lock);
+    free(b);
+}
+
+dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
+    dti_broker *b = calloc(1, sizeof *b);
+    if (!b) return dti_fail(DTASK_ENOMEM, "no memory for Kafka");
+    pthread_mutex_init(&b->lock, NULL);
+    b->servers = strdup(conf->servers);
+    b->options = strdup(conf->options ? conf->options : "");
+    b->timeout_ms = conf->timeout_us < 1000 ? 1 : (int)(conf->timeout_us / 1000);
+    b->partitions = conf->partitions;
+    b->replication = conf->replication;
+    char ms[16], why[TEXT];
+    snprintf(ms, sizeof ms, "%d", b->timeout_ms);
+    const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", NULL};
+    rd_kafka_conf_t *settled;
+    dtask_err err = b->servers && b->options ? settings(b, pairs, &settled) : dti_fail(DTASK_ENOMEM, "no memory for Kafka");
+    if (!err) {
+        rd_kafka_conf_set_dr_msg_cb(settled, reported);
+        rd_kafka_conf_set_error_cb(settled, failed);
+        b->rk = rd_kafka_new(RD_KAFKA_PRODUCER, settled, why, sizeof why);
+        if (!b->rk) {
+            rd_kafka_conf_destroy(settled);
+            err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
+        }
+    }
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t code = err ? 0 : rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms < 10000 ? b->timeout_ms : 10000);
+    if (!err && code) {
+        rd_kafka_poll(b->rk, 0);
+        err = trouble(b, "no broker answers", code);
+    } else if (!err) {
+        rd_kafka_metadata_destroy(m);
+    }
+    if (!err && pthread_create(&b->thread, NULL, serve, b)) err = dti_fail(DTASK_ENOMEM, "no thread can be made for Kafka");
+    if (err) {
+        snprintf(why, sizeof why, "%s", dtask_err_detail());
+        release(b);
+        return dti_fail(err, "%s", why);
+    }
+    *out = b;
+    return DTASK_OK;
+}
+
+void dti_broker_close(dti_broker *b) {
+    rd_kafka_flush(b->rk, CLOSE_MS);
+    atomic_store(&b->closing, true);
+    pthread_join(b->thread, NULL);
+    release(b);
+}
+
+// ---- reading --------------------------------------------------------------------------------------
+
+
+struct dti_reader {
+    dti_broker *at;
+    rd_kafka_t *rk;
+    rd_kafka_queue_t *group, *records;
+    char **topics; size_t ntopics;
+    dti_part *parts; int64_t *holes; size_t nparts;
+    rd_kafka_topic_partition_list_t *assigned; // of parts; not yet assigned while placing
+    size_t placed;
+};
+
+static const char *own_name(const dti_reader *r, const char *topic) {
+    for (size_t i = 0; i < r->ntopics; i++)
+        if (!strcmp(r->topics[i], topic)) return r->topics[i];
+    return NULL;
+}
+
+static void take_away(dti_reader *r) {
+    if (r->assigned) rd_kafka_topic_partition_list_destroy(r->assigned);
+    r->assigned = NULL;
+    r->nparts = r->placed = 0;
+}
+
+// What is assigned is read only when its positions are known.
+static void assigned(dti_reader *r, const rd_kafka_topic_partition_list_t *list) {
+    take_away(r);
+    r->assigned = rd_kafka_topic_partition_list_copy(list);
+    dti_part *parts = realloc(r->parts, (size_t)(list->cnt + 1) * sizeof *parts);
+    if (parts) r->parts = parts;
+    int64_t *holes = realloc(r->holes, (size_t)(list->cnt + 1) * sizeof *holes);
+    if (holes) r->holes = holes;
+    if (!parts || !holes || !r->assigned) return; // the group gives them to others once this member is late
+    for (int i = 0; i < list->cnt; i++) {
+        const char *topic = own_name(r, list->elems[i].topic);
+        if (!topic) continue;
+        r->holes[r->nparts] = -1;
+        r->parts[r->nparts++] = (dti_part){.topic = topic, .partition = list->elems[i].partition};
+        // Its records come by a queue of their own, so that the group is served while nobody reads.
+        rd_kafka_queue_t *q = rd_kafka_queue_get_partition(r->rk, topic, list->elems[i].partition);
+        if (q) rd_kafka_queue_forward(q, r->records), rd_kafka_queue_destroy(q);
+    }
+    if (!list->cnt) rd_kafka_assign(r->rk, list);
+}
+
+size_t dti_reader_serve(dti_reader *r, const dti_part **parts) {
+    for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->group, 0));) {
+        if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_REBALANCE) {
+            if (rd_kafka_event_error(e) == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+                assigned(r, rd_kafka_event_topic_partition_list(e));
+            } else {
+                take_away(r);
+                rd_kafka_assign(r->rk, NULL);
+            }
+        } else if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_ERROR) {
+            failed(r->rk, rd_kafka_event_error(e), rd_kafka_event_error_string(e), r->at);
+        }
+        rd_kafka_event_destroy(e);
+    }
+    *parts = r->parts;
+    return r->nparts;
+}
+
+void dti_reader_place(dti_reader *r, size_t i, int64_t at) {
+    dti_part *p = &r->parts[i];
+    int64_t offset = at ? at : RD_KAFKA_OFFSET_BEGINNING;
+    p->at = at;
+    if (p->placed) {             // goes back, or forth
+        rd_kafka_topic_t *topic = rd_kafka_topic_new(r->rk, p->topic, NULL);
+        if (topic && rd_kafka_seek(topic, p->partition, offset, 1000)) p->placed = false, r->placed--; // is tried again
+        if (topic) rd_kafka_topic_destroy(topic);
+        return;
+    }
+    rd_kafka_topic_partition_list_set_offset(r->assigned, p->topic, p->partition, offset);
+    p->placed = true;
+    if (++r->placed == r->nparts) rd_kafka_assign(r->rk, r->assigned);
+}
+
+// A record further on than expected: either some are not there any more, or
+// it was on its way when the position was set. Told apart by asking again.
+static bool jumps(dti_reader *r, size_t i, int64_t offset) {
+    dti_part *p = &r->parts[i];
+    if (!p->at || offset == p->at || r->holes[i] == offset) return false;
+    r->holes[i] = offset;
+    dti_reader_place(r, i, p->at);
+    return true;
+}
+
+bool dti_reader_next(dti_reader *r, dti_record *out) {
+    if (!r->nparts || r->placed < r->nparts) return false;
+    for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->records, 0)); rd_kafka_event_destroy(e)) {
+        const rd_kafka_message_t *m = rd_kafka_event_type(e) == RD_KAFKA_EVENT_FETCH ? rd_kafka_event_message_next(e) : NULL;
+        if (!m) continue;
+        if (m->err) {
+            failed(r->rk, m->err, rd_kafka_message_errstr(m), r->at);
+            continue;
+        }
+        size_t i = 0;
+        const char *topic = rd_kafka_topic_name(m->rkt);
+        while (i < r->nparts && (r->parts[i].partition != m->partition || strcmp(r->parts[i].topic, topic))) i++;
+        if (i == r->nparts || m->offset < r->parts[i].at || jumps(r, i, m->offset)) continue;
+        *out = (dti_record){.part = i, .from = r->parts[i].at, .next = m->offset + 1, .key = dti_str(m->key, m->key_len),
+            .value = dti_str(m->payload, m->len), .own = e};
+        r->parts[i].at = out->next;
+        return true;
+    }
+    return false;
+}
+
+void dti_record_done(dti_record *record) {
+    rd_kafka_event_destroy(record->own);
+}
+
+bool dti_reader_waits(dti_reader *r) {
+    return r->nparts && rd_kafka_queue_length(r->records) > 0;
+}
+
+void dti_reader_close(dti_reader *r) {
+    if (r->rk) {
+        if (r->group) rd_kafka_queue_io_event_enable(r->group, -1, NULL, 0);
+        if (r->records) rd_kafka_queue_io_event_enable(r->records, -1, NULL, 0);
+        take_away(r);
+        if (r->group) rd_kafka_queue_destroy(r->group);
+        if (r->records) rd_kafka_queue_destroy(r->records);
+        rd_kafka_consumer_close(r->rk);
+        rd_kafka_destroy(r->rk);
+    }
+    for (size_t i = 0; i < r->ntopics; i++) free(r->topics[i]);
+    free(r->topics);
+    free(r->parts);
+    free(r->holes);
+    free(r);
+}
+
+dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, int fd, const char *const *topics, size_t n, dti_reader **out) {
+    dti_reader *r = calloc(1, sizeof *r);
+    char why[TEXT];
+    if (!r) return dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
+    r->at = b;
+    r->topics = calloc(n + 1, sizeof *r->topics);
+    for (size_t i = 0; r->topics && i < n && (r->topics[i] = strdup(topics[i])); i++) r->ntopics++;
+    // A worker whose slots are full may not read for long: only the group's
+    // heartbeats say that it lives.
+    const char *pairs[] = {"group.id", group, "partition.assignment.strategy", "range", "enable.auto.commit", "false", "enable.auto.offset.store",
+        "false", "auto.offset.reset", "earliest", "max.poll.interval.ms", "86400000", "session.timeout.ms", "6000", "heartbeat.interval.ms", "1000",
+        "queued.min.messages", "512", "queued.max.messages.kbytes", "4096", "fetch.message.max.bytes", "1048576",
+        *member ? "group.instance.id" : NULL, member, NULL};
+    rd_kafka_conf_t *conf;
+    dtask_err err = r->ntopics == n ? settings(b, pairs, &conf) : dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
+    if (!err) {
+        rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_FETCH);
+        r->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
+        if (!r->rk) {
+            rd_kafka_conf_destroy(conf);
+            err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
+        }
+    }
+    if (!err) {
+        static const uint64_t one = 1;
+        rd_kafka_poll_set_consumer(r->rk);
+        r->group = rd_kafka_queue_get_consumer(r->rk);
+        r->records = rd_kafka_queue_new(r->rk);
+        rd_kafka_queue_io_event_enable(r->group, fd, &one, sizeof one);
+        rd_kafka_queue_io_event_enable(r->records, fd, &one, sizeof one);
+        rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)n);
+        for (size_t i = 0; i < n; i++) rd_kafka_topic_partition_list_add(list, topics[i], RD_KAFKA_PARTITION_UA);
+        rd_kafka_resp_err_t code = rd_kafka_subscribe(r->rk, list);
+        rd_kafka_topic_partition_list_destroy(list);
+        if (code) err = trouble(b, "the group could not be joined", code);
+    }
+    if (err) dti_reader_close(r);
+    else *out = r;
+    return err;
+}

@@ -1,0 +1,68 @@
+// All that is asked of Kafka: librdkafka is behind this file and nowhere else.
+//
+// A broker handle makes topics and writes records; a reader is one member of
+// the app's consumer group. Records' places are told as "position behind it":
+// the offset of the record that is wanted next.
+//
+// Threads: a broker takes calls of any thread; a reader of one at a time.
+#pragma once
+
+#include "base/base.h"
+
+typedef struct dti_broker dti_broker;
+typedef struct dti_reader dti_reader;
+
+typedef struct {                 // values outlive open only
+    const char *servers;         // "h1:9092,h2"
+    const char *options;         // lines NAME=VALUE for librdkafka, or empty
+    int64_t timeout_us;          // how long a write or a request may take
+    unsigned partitions;         // of topics that are made
+    int replication;             // the same; -1: as the brokers have it
+} dti_broker_conf;
+
+// EARGS: an option that librdkafka does not know, or its value. EENGINE: no
+// broker answers; the sentence has the last that librdkafka said.
+dtask_err dti_broker_open(const dti_broker_conf *, dti_broker **out);
+void dti_broker_close(dti_broker *);     // what was written was awaited before
+
+typedef struct { int32_t partition; int64_t next; } dti_place;
+// Makes those that are not there; a topic that is there stays as it is.
+// EENGINE names the topic and why.
+dtask_err dti_broker_make(dti_broker *, const char *const *topics, size_t n);
+// ENOTFOUND: there is no such topic. What was found once is remembered.
+dtask_err dti_broker_knows(dti_broker *, const char *topic);
+// One record, as durable as acks=all says when this returns. ETOOBIG;
+// ENOTFOUND: the topic is gone; EENGINE: not within the timeout, and it may
+// have been written all the same. Threads that write at once share requests.
+dtask_err dti_broker_write(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_place *out);
+// About the cluster, as pairs of a msgpack map: how many were put.
+dtask_err dti_broker_about(dti_broker *, dti_buf *out, uint32_t *pairs);
+
+// ---- reading ---------------------------------------------------------------------
+// Joins `group` for these topics. fd (an eventfd) is written to when there is
+// something to read, or to serve. member: the static id, or empty.
+dtask_err dti_reader_open(dti_broker *, const char *group, const char *member, int fd, const char *const *topics, size_t n, dti_reader **out);
+// Leaves the group (a static member's partitions wait for it).
+void dti_reader_close(dti_reader *);
+
+typedef struct {
+    const char *topic;           // one of those of open, the same pointer
+    int32_t partition;
+    bool placed;                 // it is read
+    int64_t at;                  // placed: the position of the next record to be handed out
+} dti_part;
+// Serves the group. Sets *parts to what is assigned; those that are not placed
+// are to be given to dti_reader_place, all together. Valid until the next call.
+size_t dti_reader_serve(dti_reader *, const dti_part **parts);
+// Reads the i-th part from `at` on.
+void dti_reader_place(dti_reader *, size_t i, int64_t at);
+
+typedef struct {
+    size_t part;                 // its place in parts
+    int64_t from, next;          // the positions before and behind it
+    dtask_str key, value;        // until dti_record_done
+    void *own;
+} dti_record;
+bool dti_reader_next(dti_reader *, dti_record *out); // never waits; false: none is here
+void dti_record_done(dti_record *);
+bool dti_reader_waits(dti_reader *);     // records are here that were not asked for yet

@@ -1,0 +1,567 @@
+// kafka: starts go through Kafka, all else is the store's, an engine of Redis
+// that this one is put before.
+//
+// Guaranteed: a start that was accepted lies in Kafka until the store has it
+// for good. A worker's turn takes in as many starts as it has free slots, in
+// the same call in which it claims, together with the position behind them;
+// so what a store has lost is read again, and what is read twice counts once.
+// While slots are full the backlog stays on Kafka's disk.
+//
+// Starts that must be answered by the store (a `unique` key) go to it at once,
+// as do those that a worker makes inside. Not done here: dispatch of tasks,
+// which is the store's lanes and bells.
+#include "engines/engine.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+
+#include "base/msgpack.h"
+#include "engines/kafka/broker.h"
+#include "engines/kafka/record.h"
+#include "engines/kafka/started.h"
+#include "engines/run.h"
+
+enum { TAKE_MAX = 60 };          // starts in a turn: with it they are one call of the script
+
+typedef struct served {          // what a worker said hello for
+    LIST_ENTRY(served) entry;
+    uint64_t worker;
+    size_t n;
+    struct { char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t type; } types[];
+} served;
+
+struct dti_bell {
+    LIST_ENTRY(dti_bell) entry;
+    struct kafka *at;
+    dti_bell *own;               // the store's
+    uint64_t worker;
+    // a worker's; its I/O thread's
+    served *served;
+    dti_reader *reader;
+    uint32_t surplus;            // starts taken in that this worker has not claimed since: the lanes are long
+};
+
+typedef struct kafka {
+    dti_engine engine;
+    unsigned forks;
+    dti_engine *store;
+    dti_broker *broker;
+    dti_started *started;
+    char prefix[64], app[104], member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
+    pthread_mutex_t lock;
+    LIST_HEAD(, dti_bell) bells;
+    LIST_HEAD(, served) hellos;  // until their bells are opened
+    char **types; size_t ntypes, ctypes; // names of started types, by number
+    _Atomic uint64_t quarantined;
+} kafka;
+
+static void store_call(kafka *k, dti_arena *arena, dti_op *ops, size_t n) {
+    k->store->ops->call(k->store, arena, ops, n);
+    atomic_store(&k->engine.era, atomic_load(&k->store->era));
+}
+
+// ---- starts ------------------------------------------------------------------------
+
+static bool routed(const dti_op *op) {
+    if (op->kind != DTI_OP_START || !op->start.type.n) return false;
+    for (uint32_t i = 0; i < op->start.task.nkeys; i++)
+        if (op->start.task.keys[i].kind == DTI_KEY_UNIQUE) return false;
+    return true;
+}
+
+static bool type_number(kafka *k, const char *name, uint32_t *out) {
+    bool there = false;
+    pthread_mutex_lock(&k->lock);
+    for (uint32_t i = 0; i < k->ntypes && !there; i++)
+        if ((there = !strcmp(k->types[i], name))) *out = i;
+    if (!there && dti_grow(&k->types, k->ntypes, &k->ctypes, sizeof *k->types) && (k->types[k->ntypes] = strdup(name))) {
+        *out = (uint32_t)k->ntypes++;
+        there = true;
+    }
+    pthread_mutex_unlock(&k->lock);
+    return there;
+}
+
+static dtask_err start(kafka *k, dti_start *s) {
+    char type[201], topic[DTI_KAFKA_NAME_MAX + 1];
+    dti_buf value = {0};
+    dti_place place;
+    snprintf(type, sizeof type, "%.*s", (int)s->type.n, s->type.p);
+    dtask_err err = dti_kafka_name(k->prefix, k->app, type, NULL, topic);
+    if (!err && (err = dti_broker_knows(k->broker, topic)) == DTASK_ENOTFOUND) {
+        s->status = DTI_UNKNOWN;
+        return DTASK_OK;
+    }
+    if (!err) {
+        dti_kafka_put_start(&value, s);
+        err = value.failed ? dti_fail(DTASK_ENOMEM, "no memory for a start") : dti_broker_write(k->broker, topic, s->id, dti_str(value.p, value.n), &place);
+    }
+    dti_buf_done(&value);
+    if (err) return err;
+    s->status = DTI_CREATED;
+    s->job = 0;
+    s->joined = (dtask_str){0};
+    dti_started_job job = {.id = dti_id_hash(s->id), .call = {s->task.call[0], s->task.call[1]}, .retain_us = s->retain_us, .next = place.next,
+        .type = s->task.type, .partition = place.partition};
+    if (type_number(k, type, &job.topic)) dti_started_add(k->started, &job);
+    return DTASK_OK;
+}
+
+// ---- what was started and not taken in ----------------------------------------------------
+
+static dtask_str source_of(dti_arena *arena, const char *topic, int32_t partition) {
+    char text[DTI_KAFKA_NAME_MAX + 16];
+    int n = snprintf(text, sizeof text, "%s/%d", topic, partition);
+    return dti_dup(arena, dti_str(text, (size_t)n));
+}
+
+// Does `op` again together with a look at how far the job's records were
+// taken in. True: its start still lies in Kafka; *type is its type's name.
+static bool lies_in_kafka(kafka *k, dti_arena *arena, dtask_str id, dti_op *op, dti_started_job *job, const char **type) {
+    char topic[DTI_KAFKA_NAME_MAX + 1];
+    dti_hash hash = dti_id_hash(id);
+    if (!dti_started_find(k->started, hash, job)) return false;
+    pthread_mutex_lock(&k->lock);
+    *type = k->types[job->topic];
+    pthread_mutex_unlock(&k->lock);
+    if (dti_kafka_name(k->prefix, k->app, *type, NULL, topic)) return false;
+    dti_op ops[] = {{.kind = DTI_OP_INTAKE, .intake = {.source = source_of(arena, topic, job->partition)}}, *op};
+    store_call(k, arena, ops, 2);
+    *op = ops[1];
+    if (ops[0].err || op->err) return false;
+    if (ops[0].intake.at < (uint64_t)job->next) return true;
+    dti_started_drop(k->started, hash);
+    return false;
+}
+
+static void read_started(kafka *k, dti_arena *arena, dti_op *op) {
+    dti_read *r = &op->read;
+    dti_started_job job;
+    const char *type;
+    if (op->err || !r->id.n || r->ord || (r->what != DTI_READ_JOB && r->what != DTI_READ_TASK)) return;
+    if (r->n) return;
+    if (!lies_in_kafka(k, arena, r->id, op, &job, &type) || r->n) return;
+    dti_jobview *v = dti_alloc0(arena, sizeof *v);
+    if (!v) return;
+    v->id = v->root.id = r->id;
+    v->type = v->root.type = dti_strz(type);
+    v->row.state = DTI_JOB_RUNNING;
+    v->row.retain_us = job.retain_us;
+    v->root.row.state = DTI_READY;
+    v->root.row.type = job.type;
+    r->n = 1;
+    if (r->what == DTI_READ_JOB) r->jobs = v;
+    else r->tasks = &v->root;
+}
+
+// The row is there before its start comes, which then finds it, and is the
+// same call.
+static void cancel_started(kafka *k, dti_arena *arena, dti_op *op) {
+    dti_started_job job;
+    const char *type;
+    if (op->err || op->mark.verb != DTI_MARK_CANCEL || !op->mark.id.n || op->mark.ord || op->mark.kids || op->mark.status != DTI_MARK_NONE) return;
+    if (!lies_in_kafka(k, arena, op->mark.id, op, &job, &type) || op->mark.status != DTI_MARK_NONE) return;
+    dti_op ops[] = {{.kind = DTI_OP_START, .start = {.id = op->mark.id, .retain_us = job.retain_us,
+        .task = {.type = job.type, .call = {job.call[0], job.call[1]}, .args = dti_str("\x90", 1)}}}, *op};
+    store_call(k, arena, ops, 2);
+    *op = ops[1];
+    if (ops[0].err) op->err = ops[0].err;
+}
+
+// ---- hello ---------------------------------------------------------------------------------
+
+static dtask_err said_hello(kafka *k, const dti_hello *h) {
+    served *s = calloc(1, sizeof *s + h->ntypes * sizeof *s->types);
+    const char **topics = calloc(h->ntypes + 1, sizeof *topics);
+    dtask_err err = s && topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker's topics");
+    for (uint32_t i = 0; i < h->ntypes && !err; i++) {
+        const dti_hello_type *t = &h->types[i];
+        char name[201];
+        if (t->refused || (t->name.n > 9 && !memcmp(t->name.p, "dynatask.", 9))) continue;
+        snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
+        err = dti_kafka_name(k->prefix, k->app, name, NULL, s->types[s->n].topic);
+        size_t same = 0;
+        while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
+        s->types[same].type = t->no;             // of several versions the last
+        if (same < s->n) continue;
+        topics[s->n] = s->types[s->n].topic;
+        s->n++;
+    }
+    if (!err && s->n) err = dti_broker_make(k->broker, topics, s->n);
+    free(topics);
+    if (err || !h->worker || !h->name.n || !s->n) return free(s), err;
+    s->worker = h->worker;
+    pthread_mutex_lock(&k->lock);
+    LIST_INSERT_HEAD(&k->hellos, s, entry);
+    pthread_mutex_unlock(&k->lock);
+    return DTASK_OK;
+}
+
+static served *take_served(kafka *k, uint64_t worker) {
+    served *s;
+    pthread_mutex_lock(&k->lock);
+    LIST_FOREACH(s, &k->hellos, entry)
+        if (s->worker == worker) break;
+    if (s) LIST_REMOVE(s, entry);
+    pthread_mutex_unlock(&k->lock);
+    return s;
+}
+
+// ---- a turn with starts -----------------------------------------------------------------------
+
+static dti_bell *bell_of(kafka *k, uint64_t worker) {
+    dti_bell *b;
+    pthread_mutex_lock(&k->lock);
+    LIST_FOREACH(b, &k->bells, entry)
+        if (b->worker == worker && b->reader) break;
+    pthread_mutex_unlock(&k->lock);
+    return b;
+}
+
+static uint32_t type_of(const dti_bell *b, const char *topic) {
+    for (size_t i = 0; i < b->served->n; i++)
+        if (!strcmp(b->served->types[i].topic, topic)) return b->served->types[i].type;
+    return 0;
+}
+
+// Reads on from where the store is.
+static void place(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, size_t n) {
+    size_t count = 0;
+    dti_op *ops = dti_alloc0(arena, (n + 1) * sizeof *ops);
+    size_t *which = dti_alloc(arena, (n + 1) * sizeof *which);
+    for (size_t i = 0; i < n && ops && which; i++) {
+        if (parts[i].placed) continue;
+        which[count] = i;
+        ops[count++] = (dti_op){.kind = DTI_OP_INTAKE, .intake = {.source = source_of(arena, parts[i].topic, parts[i].partition)}};
+    }
+    if (!count) return;
+    store_call(k, arena, ops, count);
+    for (size_t i = 0; i < count; i++)
+        if (ops[i].err) return;  // at the next turn
+    for (size_t i = 0; i < count; i++) dti_reader_place(b->reader, which[i], (int64_t)ops[i].intake.at);
+}
+
+// True: it lies in the quarantine, so that it may be left out.
+static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, dtask_str value, const char *why) {
+    dti_buf b = {0};
+    dti_mp_put_array(&b, 5);
+    dti_mp_put_uint(&b, DTI_KAFKA_FORMAT);
+    dti_mp_put_str(&b, source);
+    dti_mp_put_int(&b, next - 1);
+    dti_mp_put_strz(&b, why);
+    dti_mp_put_bin(&b, value);
+    const char *topic = k->quarantine;
+    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1) && !dti_broker_write(k->broker, topic, key, dti_str(b.p, b.n), NULL);
+    dti_buf_done(&b);
+    if (done) k->quarantined++;
+    return done;
+}
+
+typedef struct { size_t part; dtask_str key, value; } taken;
+
+// Up to n starts as operations. What cannot be read is left in quarantine.
+static size_t take(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op *ops, taken *from, size_t n) {
+    size_t count = 0;
+    dti_record r;
+    while (count < n && dti_reader_next(b->reader, &r)) {
+        const dti_part *p = &parts[r.part];
+        dti_intake *in = &ops[count].intake;
+        const char *why;
+        ops[count].kind = DTI_OP_INTAKE;
+        *in = (dti_intake){.source = source_of(arena, p->topic, p->partition), .from = (uint64_t)r.from, .next = (uint64_t)r.next};
+        from[count] = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
+        dti_record_done(&r);
+        in->skip = !dti_kafka_take_start(arena, from[count].value, type_of(b, p->topic), &in->start, &why);
+        if (in->skip && !quarantine(k, in->source, r.next, from[count].key, from[count].value, why)) {
+            dti_reader_place(b->reader, r.part, r.from);
+            break;
+        }
+        count++;
+    }
+    return count;
+}
+
+// The record itself is at fault: what the store says of it would stay so.
+static bool at_fault(dtask_err err) {
+    return err == DTASK_EARGS || err == DTASK_ETOOBIG || err == DTASK_EINTERNAL;
+}
+
+static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, const taken *from, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const dti_intake *in = &ops[i].intake;
+        size_t part = from[i].part;
+        bool first = true;
+        for (size_t j = 0; j < i && first; j++) first = from[j].part != part || (!ops[j].err && ops[j].intake.status != DTI_TAKEN_NOT);
+        if (!first) continue;    // it went back already
+        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, in->source, (int64_t)in->next, from[i].key, from[i].value, dtask_err_detail())) {
+            dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true}};
+            store_call(k, arena, &skip, 1);
+            dti_reader_place(b->reader, part, skip.err ? (int64_t)in->from : (int64_t)skip.intake.at);
+        } else if (ops[i].err) {
+            dti_reader_place(b->reader, part, (int64_t)in->from);
+        } else if (in->status == DTI_TAKEN_NOT) {
+            dti_reader_place(b->reader, part, (int64_t)in->at);
+        }
+    }
+}
+
+static uint32_t roots(const dti_turn *t) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->nclaims; i++) n += !t->claims[i].ord && !t->claims[i].again;
+    return n;
+}
+
+// ops[turn] is of b's worker: starts go ahead of it.
+static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size_t n, size_t turn) {
+    const dti_part *parts;
+    size_t nparts = dti_reader_serve(b->reader, &parts), want = ops[turn].turn.n, count = 0;
+    place(k, b, arena, parts, nparts);
+    want = want > b->surplus ? want - b->surplus : 0;
+    if (want > TAKE_MAX) want = TAKE_MAX;
+    dti_op *all = dti_alloc0(arena, (n + want) * sizeof *all);
+    taken *from = dti_alloc0(arena, (want + 1) * sizeof *from);
+    if (!all || !from) {
+        store_call(k, arena, ops, n);
+        return;
+    }
+    memcpy(all, ops, turn * sizeof *ops);
+    count = take(k, b, arena, parts, all + turn, from, want);
+    memcpy(all + turn + count, ops + turn, (n - turn) * sizeof *ops);
+    store_call(k, arena, all, n + count);
+    char detail[1024];
+    snprintf(detail, sizeof detail, "%s", dtask_err_detail());
+    memcpy(ops, all, turn * sizeof *ops);
+    memcpy(ops + turn, all + turn + count, (n - turn) * sizeof *ops);
+    took(k, b, arena, all + turn, from, count);
+    const dti_turn *t = &ops[turn].turn;
+    if (ops[turn].err) {
+        dti_fail(ops[turn].err, "%s", detail);
+        return;
+    }
+    uint32_t claimed = roots(t);
+    b->surplus = t->nclaims < t->n || b->surplus + count < claimed ? 0 : b->surplus + (uint32_t)count - claimed;
+    if (t->nclaims < t->n && dti_reader_waits(b->reader)) k->store->ops->bell_ring(b->own); // what is here rings no more
+}
+
+// ---- the engine ------------------------------------------------------------------------------------
+
+static void run(kafka *k, dti_arena *arena, dti_op *ops, size_t n) {
+    dti_bell *b = NULL;
+    size_t turn = 0;
+    for (size_t i = 0; i < n && !b; i++)
+        if (ops[i].kind == DTI_OP_TURN && !ops[i].turn.only && (b = bell_of(k, ops[i].turn.worker))) turn = i;
+    if (b) turn_call(k, b, arena, ops, n, turn);
+    else store_call(k, arena, ops, n);
+    for (size_t i = 0; i < n; i++) {
+        if (ops[i].kind == DTI_OP_READ) read_started(k, arena, &ops[i]);
+        else if (ops[i].kind == DTI_OP_MARK) cancel_started(k, arena, &ops[i]);
+        else if (ops[i].kind == DTI_OP_HELLO && !ops[i].err && !ops[i].hello.bye) ops[i].err = said_hello(k, &ops[i].hello);
+    }
+}
+
+static void kafka_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_t n) {
+    kafka *k = (kafka *)engine;
+    dti_failure failure = {0};
+    if (k->forks != dti_forks()) {
+        for (size_t i = 0; i < n; i++) ops[i].err = dti_forked_error();
+        return;
+    }
+    for (size_t i = 0, last; i < n; i = last) {
+        last = i + 1;
+        if (routed(&ops[i])) {
+            ops[i].err = start(k, &ops[i].start);
+            if (ops[i].err) dti_note_failure(&failure);
+            continue;
+        }
+        while (last < n && !routed(&ops[last])) last++;
+        run(k, arena, ops + i, last - i);
+        for (size_t j = i; j < last; j++)
+            if (ops[j].err) dti_note_failure(&failure);
+    }
+    dti_tell_failure(&failure);
+}
+
+static void bell_close(dti_bell *b) {
+    kafka *k = b->at;
+    bool ours = k->forks == dti_forks();
+    if (ours) {
+        pthread_mutex_lock(&k->lock);
+        LIST_REMOVE(b, entry);
+        pthread_mutex_unlock(&k->lock);
+        if (b->reader) dti_reader_close(b->reader); // ahead of the descriptor that it writes to
+    }
+    k->store->ops->bell_close(b->own);
+    free(b->served);
+    free(b);
+}
+
+static dtask_err bell_open(dti_engine *engine, uint64_t worker, dti_bell **out) {
+    kafka *k = (kafka *)engine;
+    if (k->forks != dti_forks()) return dti_forked_error();
+    dti_bell *b = calloc(1, sizeof *b);
+    if (!b) return dti_fail(DTASK_ENOMEM, "out of memory for a bell");
+    dtask_err err = k->store->ops->bell_open(k->store, worker, &b->own);
+    if (err) return free(b), err;
+    b->at = k;
+    b->worker = worker;
+    b->served = worker ? take_served(k, worker) : NULL;
+    if (b->served) {
+        const char **topics = calloc(b->served->n, sizeof *topics);
+        if (!topics) err = dti_fail(DTASK_ENOMEM, "out of memory for a bell");
+        for (size_t i = 0; topics && i < b->served->n; i++) topics[i] = b->served->types[i].topic;
+        if (topics) err = dti_reader_open(k->broker, k->group, k->member, k->store->ops->bell_fd(b->own), topics, b->served->n, &b->reader);
+        free(topics);
+    }
+    pthread_mutex_lock(&k->lock);
+    LIST_INSERT_HEAD(&k->bells, b, entry);
+    pthread_mutex_unlock(&k->lock);
+    if (err) {
+        char why[1024];
+        snprintf(why, sizeof why, "%s", dtask_err_detail());
+        bell_close(b);
+        return dti_fail(err, "%s", why);
+    }
+    *out = b;
+    return DTASK_OK;
+}
+
+static int bell_fd(dti_bell *b) {
+    return b->at->store->ops->bell_fd(b->own);
+}
+
+static void bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end) {
+    b->at->store->ops->bell_asleep(b->own, types, n, end);
+}
+
+static void bell_awake(dti_bell *b) {
+    b->at->store->ops->bell_awake(b->own);
+}
+
+// Between turns too the group is to be answered.
+static void bell_beat(dti_bell *b) {
+    const dti_part *parts;
+    b->at->store->ops->bell_beat(b->own);
+    if (b->reader && b->at->forks == dti_forks()) dti_reader_serve(b->reader, &parts);
+}
+
+static void bell_runs(dti_bell *b, unsigned i, uint64_t job, uint32_t ord) {
+    b->at->store->ops->bell_runs(b->own, i, job, ord);
+}
+
+static bool hungry(dti_engine *engine, dti_bell *self, uint32_t type) {
+    kafka *k = (kafka *)engine;
+    return k->store->ops->hungry(k->store, self->own, type);
+}
+
+static void bell_ring(dti_bell *b) {
+    b->at->store->ops->bell_ring(b->own);
+}
+
+// The store's map, with ours behind it.
+static dtask_err about(dti_engine *engine, dti_buf *out) {
+    kafka *k = (kafka *)engine;
+    dti_buf theirs = {0}, ours = {0};
+    uint32_t pairs = 0;
+    const char *topic = k->quarantine;
+    dtask_err err = k->store->ops->about(k->store, &theirs);
+    if (!err) err = dti_broker_about(k->broker, &ours, &pairs);
+    if (!err) err = dti_broker_make(k->broker, &topic, 1); // as each topic will be made
+    dti_mp at = {theirs.p, theirs.p + theirs.n};
+    dti_mpval head;
+    if (!err && (!dti_mp_next(&at, &head) || ours.failed || theirs.failed)) err = dti_fail(DTASK_ENOMEM, "no memory for what the servers say");
+    if (!err) {
+        dti_mp_put_map(out, head.n + pairs + 1);
+        dti_buf_add(out, at.p, (size_t)(at.end - at.p));
+        dti_buf_add(out, ours.p, ours.n);
+        dti_mp_put_strz(out, "quarantined");
+        dti_mp_put_uint(out, k->quarantined);
+    }
+    dti_buf_done(&theirs);
+    dti_buf_done(&ours);
+    return err;
+}
+
+static void release(kafka *k) {
+    for (served *s; (s = LIST_FIRST(&k->hellos));) {
+        LIST_REMOVE(s, entry);
+        free(s);
+    }
+    if (k->broker) dti_broker_close(k->broker);
+    if (k->store) k->store->ops->close(k->store);
+    if (k->started) dti_started_free(k->started);
+    for (size_t i = 0; i < k->ntypes; i++) free(k->types[i]);
+    free(k->types);
+    pthread_mutex_destroy(&k->lock);
+    free(k);
+}
+
+static void kafka_close(dti_engine *engine) {
+    kafka *k = (kafka *)engine;
+    if (k->forks == dti_forks()) release(k); // else threads, connections and memory are the parent's
+}
+
+static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
+    const char *servers = conf->url + strlen("kafka://");
+    if (strncmp(conf->url, "kafka://", 8) || !*servers || strpbrk(servers, "/@ "))
+        return dti_fail(DTASK_EARGS, "The URL of Kafka is written kafka://HOST:PORT,HOST:PORT?store=redis://HOST/0; users and passwords are options "
+            "kafka.sasl.username and kafka.sasl.password.");
+    if (!conf->store || strncmp(conf->store, "redis", 5))
+        return dti_fail(DTASK_EARGS, "Kafka needs a store in Redis: write kafka://%.200s?store=redis://HOST/0.", servers);
+    snprintf(k->prefix, sizeof k->prefix, "%s", conf->prefix ? conf->prefix : "");
+    snprintf(k->app, sizeof k->app, "%s", conf->app);
+    snprintf(k->member, sizeof k->member, "%s", conf->member ? conf->member : "");
+    dtask_err err = dti_kafka_name(k->prefix, k->app, NULL, "quarantine", k->quarantine);
+    if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, NULL, k->group);
+    if (err) return err;
+    if (!(k->started = dti_started_new())) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
+    // A wrong option is said before any server is asked.
+    dti_broker_conf broker = {.servers = servers, .options = conf->kafka, .timeout_us = conf->timeout_us,
+        .partitions = conf->partitions ? conf->partitions : 4, .replication = conf->replication ? (int)conf->replication : -1};
+    if ((err = dti_broker_open(&broker, &k->broker))) return err;
+    dti_engine_conf store = *conf;
+    store.url = conf->store;
+    return dti_engine_open(&store, &k->store);
+}
+
+static dtask_err kafka_open(const dti_engine_conf *conf, dti_engine **out) {
+    kafka *k = calloc(1, sizeof *k);
+    if (!k) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
+    extern const dti_engine_ops dti_kafka_engine;
+    pthread_mutex_init(&k->lock, NULL);
+    LIST_INIT(&k->bells);
+    LIST_INIT(&k->hellos);
+    k->forks = dti_forks();
+    dtask_err err = prepare(k, conf);
+    if (err) {
+        char why[1024];
+        snprintf(why, sizeof why, "%s", dtask_err_detail());
+        release(k);
+        return dti_fail(err, "%s", why);
+    }
+    k->engine.ops = &dti_kafka_engine;
+    k->engine.salt = k->store->salt;
+    k->engine.sees_deaths = k->store->sees_deaths;
+    atomic_store(&k->engine.era, atomic_load(&k->store->era));
+    *out = &k->engine;
+    return DTASK_OK;
+}
+
+const dti_engine_ops dti_kafka_engine = {
+    .schemes = "kafka",
+    .open = kafka_open,
+    .close = kafka_close,
+    .call = kafka_call,
+    .bell_open = bell_open,
+    .bell_close = bell_close,
+    .bell_fd = bell_fd,
+    .bell_asleep = bell_asleep,
+    .bell_awake = bell_awake,
+    .bell_beat = bell_beat,
+    .bell_runs = bell_runs,
+    .hungry = hungry,
+    .bell_ring = bell_ring,
+    .about = about,
+};

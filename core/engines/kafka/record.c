@@ -1,0 +1,61 @@
+// See record.h.
+#include "engines/kafka/record.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engines/redis/codec.h"
+
+// Letters and digits are themselves, a dash leads what is not: `--`, `-_`, or
+// two hexadecimal digits. dots: a dot is itself too.
+static size_t put_part(char *out, size_t at, const char *part, bool dots) {
+    for (const char *c = part; *c && at <= DTI_KAFKA_NAME_MAX; c++) {
+        unsigned char u = (unsigned char)*c;
+        bool plain = (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z') || (u >= '0' && u <= '9') || (dots && u == '.');
+        int n = snprintf(out + at, DTI_KAFKA_NAME_MAX + 2 - at, plain ? "%c" : u == '-' || u == '_' ? "-%c" : "-%02x", u);
+        at += (size_t)n;
+    }
+    return at;
+}
+
+dtask_err dti_kafka_name(const char *prefix, const char *app, const char *type, const char *what, char out[DTI_KAFKA_NAME_MAX + 1]) {
+    char name[DTI_KAFKA_NAME_MAX + 8];
+    size_t n = put_part(name, 0, prefix, true);
+    if (n && n <= DTI_KAFKA_NAME_MAX) name[n++] = '.';
+    n = put_part(name, n, app, false);
+    const char *rest[] = {type, type ? "intake" : what};
+    for (int i = 0; i < 2; i++) {
+        if (!rest[i] || n > DTI_KAFKA_NAME_MAX) continue;
+        name[n++] = '.';
+        n = put_part(name, n, rest[i], false);
+    }
+    if (n > DTI_KAFKA_NAME_MAX)
+        return dti_fail(DTASK_EARGS, "Kafka's topic for the task type \"%.100s\" would have a name of more than %d bytes: choose shorter names.",
+            type ? type : app, DTI_KAFKA_NAME_MAX);
+    memcpy(out, name, n);
+    out[n] = 0;
+    return DTASK_OK;
+}
+
+void dti_kafka_put_start(dti_buf *b, const dti_start *s) {
+    dti_start typeless = *s;
+    typeless.task.type = 0;
+    dti_mp_put_array(b, 3);
+    dti_mp_put_uint(b, DTI_KAFKA_FORMAT);
+    dti_mp_put_str(b, s->id);
+    dti_redis_put_start(b, &typeless);
+}
+
+bool dti_kafka_take_start(dti_arena *arena, dtask_str value, uint32_t type, dti_start *out, const char **why) {
+    dti_mp at = dti_mp_of(value);
+    dti_mpval head, version, id;
+    dtask_str start;
+    *why = "it is no record of dynatask";
+    if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || head.n < 3 || !dti_mp_next(&at, &version) || version.kind != DTI_MP_UINT) return false;
+    if (version.u != DTI_KAFKA_FORMAT) return *why = "it is of another format than 1: upgrade dynatask", false;
+    *why = "it is damaged";
+    if (head.n != 3 || !dti_mp_next(&at, &id) || id.kind != DTI_MP_STR || !dti_mp_skip(&at, &start) || at.p != at.end) return false;
+    if (!dti_redis_take_start(arena, start, out) || !dti_str_eq(out->id, id.s)) return false;
+    out->task.type = type;
+    return true;
+}

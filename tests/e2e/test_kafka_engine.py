@@ -1,0 +1,218 @@
+"""The Kafka engine on a real broker and a real Redis: starts are records, taken in by workers' turns; faults lose and double none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from servers import Kafka, Redis
+
+from dynatask import App, EngineError, NotFound, TaskCancelled, TaskFailed, UsageError
+
+NewRedis = Callable[..., Redis]
+NewKafka = Callable[..., Kafka]
+
+PROGRAM = """
+import sys, time
+from dynatask import App
+app = App(sys.argv[1], sys.argv[2], slots=4, lease=2)
+
+@app.task(crashes=100)
+def leaf(n: int) -> int:
+    time.sleep(0.02)  # so that there is a backlog
+    return n
+
+if __name__ == "__main__":
+    with app.worker():
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+def url_of(kafka: Kafka, redis: Redis) -> str:
+    return f"kafka://{kafka.address}?store={redis.url}"
+
+
+def kcat(kafka: Kafka, *arguments: str, text: str = "") -> str:
+    run = subprocess.run(["kcat", "-b", kafka.address, *arguments], input=text, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def touch(app: App) -> None:
+    @app.task
+    def touch() -> None: ...
+
+    touch.start()
+
+
+def test_a_job_is_started_taken_in_and_ends(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    redis = new_redis()
+    app = App("one", url_of(shared_kafka, redis), slots=4)
+
+    @app.task
+    def twice(n: int) -> int:
+        return 2 * n
+
+    with app.worker():
+        assert twice.start(21).result(timeout=30) == 42
+        jobs = [twice.start(i) for i in range(1000)]
+        assert [job.result(timeout=60) for job in jobs] == [2 * i for i in range(1000)]
+
+def test_what_is_not_taken_in_is_running_for_its_starter_and_can_be_cancelled(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    url = url_of(shared_kafka, new_redis())
+    app = App("early", url, slots=1)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    with app.worker():
+        assert echo.start(1).result(timeout=30) == 1
+    kept, cancelled = echo.using(id="kept").start(2), echo.using(id="cancelled").start(3)
+    info = kept.info()
+    assert (info.state, info.counts.added) == ("running", 0)
+    with pytest.raises(NotFound):
+        App("early", url).read_job("kept")
+    cancelled.cancel()
+    with app.worker():
+        assert kept.result(timeout=30) == 2
+        with pytest.raises(TaskCancelled):
+            cancelled.result(timeout=30)
+
+
+def test_an_id_that_another_call_has_is_a_failed_job(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    app = App("twice", url_of(shared_kafka, new_redis()), slots=1)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    with app.worker():
+        assert echo.using(id="a").start(1).result(timeout=30) == 1
+        echo.using(id="a").start(1)
+        echo.using(id="a").start(2)
+        assert echo.using(id="last").start(3).result(timeout=30) == 3
+        with pytest.raises(TaskFailed, match="another call"):
+            echo.job("a!conflict").result(timeout=30)
+        assert echo.job("a").result(timeout=30) == 1
+
+
+def test_records_that_are_none_of_ours_lie_in_quarantine(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    app = App("strange", url_of(shared_kafka, new_redis()), slots=1)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    with app.worker():
+        assert echo.start(0).result(timeout=30) == 0
+        for value in ("garbage", "\x93\x02\x01\x01", ""):
+            for partition in range(4):
+                kcat(shared_kafka, "-P", "-t", "strange.echo.intake", "-p", str(partition), text=value + "\n")
+        jobs = [echo.start(i) for i in range(50)]
+        assert [job.result(timeout=60) for job in jobs] == list(range(50))
+    held = kcat(shared_kafka, "-C", "-t", "strange.quarantine", "-o", "beginning", "-e", "-q", "-f", "%o ")
+    assert len(held.split()) >= 8
+
+
+def test_bad_settings_are_named(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    redis = new_redis()
+    with pytest.raises(UsageError, match="no.such.option"):
+        touch(App("bad", f"kafka://127.0.0.1:1?store={redis.url}&kafka.no.such.option=1"))
+    with pytest.raises(UsageError, match="store"):
+        touch(App("bad", f"kafka://{shared_kafka.address}"))
+    with pytest.raises(EngineError, match="127.0.0.1:1"):
+        touch(App("bad", f"kafka://127.0.0.1:1?store={redis.url}&engine_timeout=2"))
+
+
+# ---- faults: of 1,000 jobs none is lost, each ends once -------------------------------------------------
+
+JOBS = 1000
+
+
+class Fleet:
+    """Two worker processes, and jobs started while they run."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.program, self.url = folder / "fleet.py", url
+        self.program.write_text(PROGRAM)
+        self.workers = [self.worker(), self.worker()]
+
+    def worker(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, str(self.program), "fleet", self.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        return process
+
+    def close(self) -> None:
+        for process in self.workers:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    def body(url: str, fault: Callable[[Fleet], None]) -> None:
+        fleet = Fleet(tmp_path, url)
+        try:
+            app = App("fleet", url)
+
+            @app.extern()
+            def leaf(n: int) -> int: ...
+
+            ended: list[int] = []
+            jobs = []
+            for i in range(JOBS):
+                jobs.append(leaf.using(id=f"job-{i}").start(i))
+                if i in (300, 600):
+                    done = sum(app.read_job(job.id).state == "succeeded" for job in jobs)
+                    assert done < len(jobs)  # work is in flight
+                    fault(fleet)
+            for i, job in enumerate(jobs):
+                assert job.result(timeout=90) == i
+                ended.append(i)
+                counts = job.info().counts
+                assert counts.added == counts.succeeded == 1
+            assert len(ended) == JOBS
+        finally:
+            fleet.close()
+
+    return body
+
+
+def test_a_worker_is_killed(shared_kafka: Kafka, new_redis: NewRedis, run: Callable[..., None]) -> None:
+    def fault(fleet: Fleet) -> None:
+        fleet.workers[0].kill()
+        fleet.workers[0].wait()
+        fleet.workers[0] = fleet.worker()
+
+    run(url_of(shared_kafka, new_redis()), fault)
+
+
+def test_the_broker_is_killed(new_kafka: NewKafka, new_redis: NewRedis, run: Callable[..., None]) -> None:
+    kafka = new_kafka()
+
+    def fault(fleet: Fleet) -> None:
+        kafka.kill()
+        kafka.start()
+
+    run(url_of(kafka, new_redis()), fault)
+
+
+@pytest.mark.parametrize("aof", ["always", "everysec", "none"])
+def test_the_store_is_killed(new_kafka: NewKafka, new_redis: NewRedis, run: Callable[..., None], aof: Literal["always", "everysec", "none"]) -> None:
+    """none: it comes back empty, and all is read again from Kafka."""
+    kafka, redis = new_kafka(), new_redis(aof=aof)
+
+    def fault(fleet: Fleet) -> None:
+        redis.kill()
+        redis.start()
+
+    run(url_of(kafka, redis), fault)
