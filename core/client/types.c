@@ -96,7 +96,7 @@ static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t
     dti_arena arena = {0};
     dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = name, .version = name.n ? version : no}};
     dtask_err err = dti_engine_call(app->engine, &arena, &op);
-    if (err && e) { // an engine that is away for a while takes no known type with it
+    if (e && (err || (!op.read.n && app->engine->by_name))) { // an engine that is away for a while takes no known type with it
         *out = atomic_load(&e->info);
         err = DTASK_OK;
     } else if (!err && !op.read.n) {

@@ -74,6 +74,7 @@ enum { DTI_BELL_SLOTS = 64 };
 struct dti_engine {
     const dti_engine_ops *ops;
     uint64_t salt;               // the store's, of call, unique and key hashes
+    bool by_name;                // takes starts by their type's name: one that was known stays so while the store has it not
     bool sees_deaths;            // at each sweep; else what is due says when to sweep
     _Atomic uint64_t era;        // as last heard; changed: the store may have lost its last writes, types among them
 };

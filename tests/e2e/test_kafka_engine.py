@@ -23,7 +23,7 @@ app = App(sys.argv[1], sys.argv[2], slots=4, lease=2)
 
 @app.task(crashes=100)
 def leaf(n: int) -> int:
-    time.sleep(0.02)  # so that there is a backlog
+    time.sleep(0.05)  # so that there is a backlog
     return n
 
 if __name__ == "__main__":

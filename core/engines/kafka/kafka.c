@@ -543,6 +543,7 @@ static dtask_err kafka_open(const dti_engine_conf *conf, dti_engine **out) {
     }
     k->engine.ops = &dti_kafka_engine;
     k->engine.salt = k->store->salt;
+    k->engine.by_name = true;
     k->engine.sees_deaths = k->store->sees_deaths;
     atomic_store(&k->engine.era, atomic_load(&k->store->era));
     *out = &k->engine;
