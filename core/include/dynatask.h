@@ -183,7 +183,8 @@ DTASK_API void dtask_say(dtask_task *task, int syslog_level, const char *printf_
 /* ---- workers -------------------------------------------------------------------- */
 
 /* opts: slots (threads for C handlers; default: processors), prefetch, lease,
- * grace, max_parked, types ("a,b": only these). */
+ * grace, max_parked, types ("a,b": serves only these; a callback of
+ * dtask_worker_on_complete is one by its name there). */
 DTASK_API dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker **out);
 /* Before start. signature may be NULL: "path:s offset:i -> i; retries=3".
  * EARGS: malformed. ECONFLICT: added before. */
@@ -192,7 +193,12 @@ DTASK_API dtask_err dtask_worker_add(dtask_worker *worker, const char *type, con
 /* Loads a plugin. EVERSION: of another ABI. EARGS: no plugin, or its file or
  * folder can be written by others. */
 DTASK_API dtask_err dtask_worker_load(dtask_worker *worker, const char *path);
-/* fn runs once when a job of this root type (NULL: any) has ended. */
+/* Before start: fn runs once when a job of this root type (NULL: any) has
+ * ended, on a thread of the worker, as a task of the type
+ * "<root_type>.on_complete" ("any.on_complete"). The option types counts it
+ * as any other: a worker whose types leave it out leaves it to one whose
+ * types name it, and until then it waits. `job` is freed after fn.
+ * ECONFLICT: added before. EARGS, EUSAGE: it has started. */
 DTASK_API dtask_err dtask_worker_on_complete(dtask_worker *worker, const char *root_type, dtask_job_fn *fn, void *arg);
 /* Starts its threads. ECONFLICT: a type is registered with another signature. */
 DTASK_API dtask_err dtask_worker_start(dtask_worker *worker);

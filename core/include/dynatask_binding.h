@@ -125,7 +125,8 @@ DTASK_API dtask_err dtask_b_handle(dtask_worker *worker, const dtask_b_type *typ
  * Waits. ENOTFOUND. */
 DTASK_API dtask_err dtask_b_only(dtask_worker *worker, dtask_job *job);
 /* Before start: `index` runs as callback when a job of one of these root
- * types (n = 0: any) has ended; its one argument is the job's handle. */
+ * types (n = 0: any) has ended; its one argument is the job's handle. If the
+ * option types leaves it out, it waits for a worker that serves it. */
 DTASK_API dtask_err dtask_b_on_complete(dtask_worker *worker, uint32_t index, const char *const *roots, size_t n);
 /* This thread takes a seat, one at each worker: `slots` handlers at once. A
  * parked frame comes back to the seat that ran it. */

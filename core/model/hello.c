@@ -77,7 +77,7 @@ static bool refuse(dti_tx *tx, dti_hello *h, bool worker) {
         t->no = no;
         if (!row || !row->signature_n || !t->signature.n) continue;
         dtask_str have = signature_of(tx, row);
-        t->refused = !dti_str_eq(have, t->signature) && (!worker || row->workers);
+        t->refused = !t->named && !dti_str_eq(have, t->signature) && (!worker || row->workers);
         if (t->refused) t->registered = have;
         any |= t->refused;
     }
@@ -89,9 +89,9 @@ static void listen(dti_tx *tx, dti_hello *h) {
     dti_key k = {0};
     const void *v;
     size_t n;
-    while (s->ops->seek(s, DTI_T_LISTEN, 0, &k, &v, &n)) { // what these types listened to before
+    while (s->ops->seek(s, DTI_T_LISTEN, 0, &k, &v, &n)) { // what these types listened to before; who serves one knows
         for (uint32_t i = 0; i < h->ntypes; i++) {
-            if (h->types[i].no == k.c) dti_del(s, DTI_T_LISTEN, k.a, k.b, k.c);
+            if (h->types[i].no == k.c && !h->types[i].named) dti_del(s, DTI_T_LISTEN, k.a, k.b, k.c);
         }
         if (!++k.c && !++k.b) ++k.a;
     }
@@ -135,7 +135,7 @@ static void worker_begin(dti_tx *tx, dti_hello *h, dti_hash id) {
     for (uint32_t no = 1; no < m->next_type; no++) {
         dti_type *row = dti_type_mut(tx, no);
         bool serves = row && row->system;
-        for (uint32_t i = 0; row && i < h->ntypes; i++) serves |= h->types[i].no == no;
+        for (uint32_t i = 0; row && i < h->ntypes; i++) serves |= h->types[i].no == no && !h->types[i].named;
         if (!serves) continue;
         row->workers++;
         dti_put(tx->store, DTI_T_SERVES, w.no, no, 0, NULL, 0);
@@ -171,7 +171,7 @@ dtask_err dti_op_hello(dti_tx *tx, dti_hello *h) {
     }
     h->worker = 0;
     if (refuse(tx, h, worker) && worker) return DTASK_OK;
-    for (uint32_t i = 0; i < h->ntypes; i++) declare(tx, &h->types[i], worker, false);
+    for (uint32_t i = 0; i < h->ntypes; i++) declare(tx, &h->types[i], worker && !h->types[i].named, false);
     if (!worker) return DTASK_OK;
     listen(tx, h);
     worker_begin(tx, h, id);

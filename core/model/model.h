@@ -84,6 +84,7 @@ typedef struct {
 typedef struct {
     dtask_str name, signature, options;
     uint32_t version, crashes;
+    bool named;                  // a listener or subject that this worker does not serve: only what is absent is filled
     // out
     uint32_t no;
     bool refused;                // another signature is registered

@@ -346,8 +346,9 @@ static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const 
         if (!h->info || h->info->no != info->no) h->info = info; // handlers that run look at it
         h->ahead = info->crashes > 0;
         for (uint32_t k = 0; k < info->nkeys; k++) h->ahead &= info->keys[k].spec.kind != DTI_KEY_LIMIT;
-        if (!h->absent) err = serve(w, types[i].no, h->index);
-        if (!err && !h->absent) err = serve_older(w, h);
+        if (types[i].named) continue;
+        err = serve(w, types[i].no, h->index);
+        if (!err) err = serve_older(w, h);
     }
     qsort(w->served, w->nserved, sizeof *w->served, by_no);
     return err;
@@ -361,15 +362,27 @@ static void make_name(dtask_worker *w, char name[64]) {
     snprintf(name, 64, "%s:%ld:%.12s", host, (long)getpid(), id + 14);
 }
 
+static bool of_callback(const dtask_worker *w, uint32_t handler) {
+    for (size_t i = 0; i < w->ncallbacks; i++)
+        if (w->callbacks[i].listener == handler || w->callbacks[i].subject == handler) return true;
+    return false;
+}
+
+// What it serves; and what it only names, for others serve it: callbacks, so
+// that they wait for one of those, and their root types.
 static uint32_t hello_types(dtask_worker *w, dti_hello_type *types, uint32_t *handlers, uint32_t *places) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->nhandlers; i++) {
         const dti_handler *h = w->handlers[i];
-        if (h->off && !h->absent) continue;
+        bool named = h->off || h->absent;
+        if (named && !of_callback(w, i)) continue;
         places[i] = n;
         handlers[n] = i;
-        types[n++] = (dti_hello_type){.name = dti_strz(h->name), .signature = dti_strz(h->signature), .version = h->version,
-            .options = dti_str(h->options, h->options_n), .crashes = h->crashes};
+        dti_hello_type *t = &types[n++];
+        *t = (dti_hello_type){.name = dti_strz(h->name), .version = h->version, .crashes = h->crashes, .named = named};
+        if (named) continue;
+        t->signature = dti_strz(h->signature);
+        t->options = dti_str(h->options, h->options_n);
     }
     return n;
 }
@@ -386,7 +399,6 @@ dtask_err dti_worker_hello(dtask_worker *w) {
     uint32_t ntypes = err ? 0 : hello_types(w, types, handlers, places), nlistens = 0;
     for (size_t i = 0; !err && i < w->ncallbacks; i++) {
         const dti_callback *c = &w->callbacks[i];
-        if (w->handlers[c->listener]->off) continue;
         listens[nlistens++] = (dti_listen){.listener = places[c->listener],
             .subject = c->subject == UINT32_MAX ? UINT32_MAX : places[c->subject], .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
     }

@@ -67,7 +67,7 @@ typedef struct {
     dtask_fn *fn;                // POOL_C
     void *arg;
     bool owns_arg;               // malloc'ed
-    bool absent;                 // only the root type of a callback: not run here
+    bool absent;                 // has no handler here: only the root type of a callback
     bool off;                    // option `types` leaves it out
     uint32_t index;              // place in w->handlers
     const dti_typeinfo *_Atomic info; // after hello

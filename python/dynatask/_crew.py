@@ -26,10 +26,13 @@ class Crew:
 
     Made, then `load`ed, then started; `ended` is set once it has drained or
     broken. The core's own threads hold the lease: a handler that keeps the GIL
-    does not lose it.
+    does not lose it. told: callbacks that the store is to know of, though the
+    option `types` leaves them to other workers.
     """
 
-    def __init__(self, app: App, types: Sequence[TypeCore], threads: int, coroutines: int, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, app: App, types: Sequence[TypeCore], threads: int, coroutines: int, options: Mapping[str, str], *, told: Sequence[TypeCore] = ()
+    ) -> None:
         self.app = app
         self.core = CoreWorker(app.engine, dict(options))
         self.types: dict[int, TypeCore] = {}  # by the number in items
@@ -40,12 +43,17 @@ class Crew:
         self._running = 0
         self._lock = threading.Lock()
         for core in types:
-            number = self.core.handle(core.row(), _core.LOOP if core.is_async else _core.THREAD)
-            self.types[number] = core
-            if core.callback_of is not None:
-                self.core.on_complete(number, core.callback_of)
+            self.types[self._handle(core)] = core
+        for core in told:
+            self._handle(core)
         self._slots = [Slot(self, i) for i in range(threads)] if any(not t.is_async for t in types) else []
         self.loop = Loop(self, coroutines) if any(t.is_async for t in types) else None
+
+    def _handle(self, core: TypeCore) -> int:
+        number = self.core.handle(core.row(), _core.LOOP if core.is_async else _core.THREAD)
+        if core.callback_of is not None:
+            self.core.on_complete(number, core.callback_of)
+        return number
 
     def start(self, *, own_loop: bool) -> None:
         """Starts the threads. own_loop: coroutines run on a thread too; else the caller awaits loop.sit()."""

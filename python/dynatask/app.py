@@ -142,8 +142,11 @@ class App:
     def on_complete(self, *roots: TaskType[..., Any]) -> Callable[[Callable[[JobInfo], Any]], Any]:
         """Makes the function a task that runs when a job with one of these roots (none: any root) has ended.
 
-        It is given the job's JobInfo. It runs once for each job, by any worker
-        of this app: as a job of its own, so it may retry, spawn and wait.
+        It is given the job's JobInfo. It runs once for each job, as a job of
+        its own, so it may spawn and wait. It is a task type by the function's
+        name, served as others are: by each worker of this app, or where
+        `types` names it. Until a worker that serves it is there it waits.
+        Conflict: the name is taken.
         """
         names = [root.name for root in roots]
 
@@ -185,8 +188,10 @@ class App:
         """A worker of this app in this process. See Worker.
 
         slots: handlers at once, of plain functions, of coroutines and of C
-        each; default: processors, for coroutines 256. types: serve only these;
-        a mapping gives each its slots. BadArguments: one of them has no handler here. plugins: shared objects with C handlers.
+        each; default: processors, for coroutines 256. types: serve only these,
+        callbacks of on_complete too by their function's name; a mapping gives
+        each its slots. BadArguments: one of them has no handler here. plugins:
+        shared objects with C handlers.
         processes=n: that many child processes, each with these slots.
         """
         return Worker(self, slots, types, plugins, options)

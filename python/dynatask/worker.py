@@ -188,19 +188,22 @@ class Worker(With["Worker"]):
         """One crew; with slots for each type, one for each."""
         types = self._types
         cpus = len(os.sched_getaffinity(0))
+        callbacks = [c for c in cores if c.callback_of is not None]
         if not isinstance(types, Mapping):
             if self._slots is not None:
                 options["slots"] = str(self._slots)
             if types:
                 options["types"] = ",".join(types)
-            serve = [c for c in cores if not types or c.name in types or c.callback_of is not None]
-            crew = Crew(self._app, serve, self._slots or cpus, self._slots or _COROUTINES, options)
+            serve = [c for c in cores if not types or c.name in types]
+            told = [c for c in callbacks if c not in serve]
+            crew = Crew(self._app, serve, self._slots or cpus, self._slots or _COROUTINES, options, told=told)
             self._load(crew)
             return [crew]
         crews: list[Crew] = []
         for name, slots in types.items():
             own = {**options, "slots": str(slots), "types": name}
-            crew = Crew(self._app, [c for c in cores if c.name == name], slots, slots, own)
+            told = [c for c in callbacks if c.name != name]
+            crew = Crew(self._app, [c for c in cores if c.name == name], slots, slots, own, told=told)
             self._load(crew)
             crews.append(crew)
         return crews

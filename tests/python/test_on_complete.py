@@ -1,6 +1,11 @@
 """The callback of a job's end: once, after the last descendant, whatever the end."""
 
+import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from dynatask import App, JobInfo
 
@@ -110,3 +115,32 @@ def test_a_callback_that_fails_does_not_change_the_job(app: App) -> None:
         assert job.result() == 1
         assert ran.wait(60)
         assert job.info().state == "succeeded"
+
+
+@pytest.mark.parametrize("shape", [list, lambda names: dict.fromkeys(names, 1)], ids=["list", "mapping"])
+def test_runs_where_types_names_it(app: App, shape: Callable[[list[str]], Any]) -> None:
+    ends = Ends()
+
+    @app.task
+    def one() -> None: ...
+
+    @app.on_complete(one)
+    def done(info: JobInfo) -> None:
+        ends.add(info)
+
+    @app.on_complete()
+    async def every(info: JobInfo) -> None:
+        await asyncio.sleep(0)
+        ends.add(info)
+
+    with app.worker(types=shape(["one"])):
+        first = one.start()
+        first.wait()
+        # It waits for who serves it, also if that comes after the job's end.
+        assert [(i.state, i.counts.ready) for i in app.jobs("type:done")] == [("running", 1)]
+        with app.worker(types=shape(["done", "every"])):
+            ends.until(2)
+            second = one.start()
+            ends.until(4)
+    assert sorted(i.id for i in ends.infos) == sorted([first.id, second.id] * 2)
+    assert {i.state for i in app.jobs("type:done")} == {"succeeded"}

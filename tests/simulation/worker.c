@@ -14,6 +14,10 @@ static void fence(sim *s, int wi) {
     w->incarnation++;
 }
 
+static bool serves(const sim_worker *w, uint32_t type) {
+    return w->types >> type & 1;
+}
+
 void worker_join(sim *s, int wi) {
     sim_worker *w = &s->w[wi];
     fence(s, wi);
@@ -28,18 +32,20 @@ void worker_join(sim *s, int wi) {
     dti_hello *h = &r->op.hello;
     *h = (dti_hello){.name = sim_printf(s, "w%d.%u", wi, w->incarnation), .lease_us = w->lease};
     dti_hello_type *types = sim_alloc(s, (PROG_TYPES + 3) * sizeof *types);
+    bool listens = prog_has(&s->conf, PF_LISTEN); // a worker names the types that it does not serve
     for (uint32_t i = 0; i < s->ntypes; i++)
-        if (w->types >> i & 1)
-            types[h->ntypes++] = (dti_hello_type){.name = sim_printf(s, "t%u", i), .signature = dti_strz("x -> x"), .version = 1, .crashes = 3};
+        if (serves(w, i) || listens)
+            types[h->ntypes++] = (dti_hello_type){.name = sim_printf(s, "t%u", i), .signature = dti_strz(serves(w, i) ? "x -> x" : ""), .version = 1,
+                .crashes = 3, .named = !serves(w, i)};
     static const char *const sys[] = {DTI_SYS_MAP, DTI_SYS_UNDO, DTI_SYS_JOIN};
     for (int i = 0; i < 3; i++)
         types[h->ntypes++] = (dti_hello_type){.name = dti_strz(sys[i]), .version = 1, .crashes = 3};
     h->types = types;
-    if (prog_has(&s->conf, PF_LISTEN)) { // then all workers serve all types
-        dti_listen *listens = sim_alloc(s, 2 * sizeof *listens);
-        listens[0] = (dti_listen){.listener = 0, .subject = 1, .kind = DTI_L_CALLBACK, .states = 0xffff};
-        listens[1] = (dti_listen){.listener = 1, .subject = s->ntypes - 1, .kind = DTI_L_TRIGGER, .states = 1u << DTI_SUCCEEDED};
-        h->listens = listens;
+    if (listens) {
+        dti_listen *two = sim_alloc(s, 2 * sizeof *two);
+        two[0] = (dti_listen){.listener = 0, .subject = 1, .kind = DTI_L_CALLBACK, .states = 0xffff};
+        two[1] = (dti_listen){.listener = 1, .subject = s->ntypes - 1, .kind = DTI_L_TRIGGER, .states = 1u << DTI_SUCCEEDED};
+        h->listens = two;
         h->nlistens = 2;
     }
     dti_hello ask = *h;
@@ -53,7 +59,7 @@ void worker_join(sim *s, int wi) {
             sim_violation(s, "HELLO", "worker %d: the same name is another worker", wi);
         w->no = r->op.hello.worker;
         for (uint32_t i = 0, k = 0; i < s->ntypes; i++)
-            if (w->types >> i & 1)
+            if (serves(w, i) || listens)
                 s->types[i] = types[k++].no;
         for (int i = 0; i < 3; i++)
             s->sys_types[i] = types[h->ntypes - 3 + (uint32_t)i].no;
@@ -145,7 +151,7 @@ void worker_send(sim *s, int wi) {
     dti_want *wants = sim_alloc(s, (PROG_TYPES + 3) * sizeof *wants);
     uint32_t nwants = 0;
     for (uint32_t i = 0; want && i < s->ntypes; i++)
-        if (w->types >> i & 1)
+        if (serves(w, i))
             wants[nwants++] = (dti_want){s->types[i], prng_range(&s->r, 1, want)};
     for (int i = 0; want && i < 3; i++)
         wants[nwants++] = (dti_want){s->sys_types[i], want};

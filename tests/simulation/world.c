@@ -364,7 +364,7 @@ static void live(sim *s) {
     s->nw = (int)prng_range(&s->r, 1, SIM_WORKERS);
     for (int w = 0; w < s->nw; w++) {
         s->w[w] = (sim_worker){.slots = prng_range(&s->r, 1, 3), .prefetch = prng_below(&s->r, 4),
-            .types = w == 0 || prog_has(&s->conf, PF_LISTEN) ? ~0u : (uint32_t)prng_next(&s->r) | 1};
+            .types = w == 0 ? ~0u : (uint32_t)prng_next(&s->r) | 1};
         worker_join(s, w);
     }
     clients_make(s);

@@ -510,36 +510,6 @@ BOTH(worker_life, drain_hands_parked_on) {
 
 // ---- who serves what ------------------------------------------------------------------
 
-static gate called = GATE;
-static char called_id[64];
-
-static void on_end(dtask_job *job, void *arg) {
-    (void)arg;
-    dtask_str id;
-    uint64_t ok = 0;
-    dtask_job_info(job, "id:s succeeded:u", &id, &ok);
-    snprintf(called_id, sizeof called_id, "%.*s %d", (int)id.n, id.p, (int)ok);
-    gate_open(&called);
-}
-
-BOTH(worker_life, on_complete_runs_once) {
-    rig r;
-    rig_open(&r, scheme, (rig_handler[]){{"unused", "n:i -> i", add}, {0}}, ONE);
-    dtask_worker *w = rig_worker(&r, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
-    OK(dtask_worker_on_complete(w, "add", on_end, NULL));
-    OK(dtask_worker_start(w));
-    int64_t n;
-    OK(rig_end(rig_job(&r, "add", DTASK_OPTS("id", "j1"), 1), &n));
-    gate_wait(&called, 1);
-    cr_assert_str_eq(called_id, "j1 1");
-    OK(rig_end(rig_job(&r, "add", DTASK_OPTS("id", "j2"), 1), &n));
-    gate_wait(&called, 2);
-    cr_assert_str_eq(called_id, "j2 1");
-    cr_assert_eq(gate_at(&called), 2);
-    dtask_worker_free(w);
-    rig_close(&r);
-}
-
 BOTH(worker_life, another_signature_is_refused) {
     rig r;
     rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {0}}, ONE);
@@ -577,6 +547,7 @@ BOTH(worker_life, two_workers_one_tree) {
 
 // ---- system types -------------------------------------------------------------------
 
+static gate called = GATE;
 static char undone[64];
 
 static dtask_err undoes(dtask_task *t, void *arg) {

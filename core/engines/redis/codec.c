@@ -137,12 +137,13 @@ static void put_hello(dti_buf *b, const dti_hello *h) {
     dti_mp_put_array(b, h->ntypes);
     for (uint32_t i = 0; i < h->ntypes; i++) {
         const dti_hello_type *t = &h->types[i];
-        dti_mp_put_array(b, 5);
+        dti_mp_put_array(b, 6);
         dti_mp_put_str(b, t->name);
         dti_mp_put_str(b, t->signature);
         dti_mp_put_str(b, t->options);
         dti_mp_put_uint(b, t->version);
         dti_mp_put_uint(b, t->crashes);
+        dti_mp_put_bool(b, t->named);
     }
     dti_mp_put_array(b, h->nlistens);
     for (uint32_t i = 0; i < h->nlistens; i++) {

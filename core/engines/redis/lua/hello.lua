@@ -1,6 +1,6 @@
 -- hello and bye: which task types there are, who serves them, and how a
 -- worker's row ends. See core/model/hello.c.
--- TYPE: 1 name, 2 signature, 3 options, 4 version, 5 crashes.
+-- TYPE: 1 name, 2 signature, 3 options, 4 version, 5 crashes, 6 named.
 lazy(function()
 local function type_key(name, version) return version .. ':' .. name end
 local function type_find(name, version) -- version 0: the newest
@@ -47,7 +47,7 @@ local function refuse(types_said, worker)
         local row, refused, have = no and type_row(no), false, ''
         if row and (t[2] or '') ~= '' then
             have = type_texts(no)
-            refused = have ~= '' and have ~= t[2] and (not worker or row.workers ~= 0)
+            refused = not t[6] and have ~= '' and have ~= t[2] and (not worker or row.workers ~= 0)
         end
         replies[i] = {no or 0, refused, refused and have or ''}
         any = any or refused
@@ -57,10 +57,10 @@ end
 
 local function listen(said, replies, listens)
     local h = hash(P .. 'listen')
-    for field, s in pairs(hall(h)) do -- what these types listened to before
+    for field, s in pairs(hall(h)) do -- what these types listened to before; who serves one knows
         local _, listener = unpack_s('>BI4', field)
-        for _, r in ipairs(replies) do
-            if s and r[1] == listener then hset(h, field, false) end
+        for i, r in ipairs(replies) do
+            if s and r[1] == listener and not said[i][6] then hset(h, field, false) end
         end
     end
     for _, l in ipairs(listens) do -- 1 listener, 2 subject, 3 kind, 4 states, 5 filter
@@ -78,7 +78,7 @@ local function listen(said, replies, listens)
     end
 end
 
-local function worker_begin(name, lease_us, replies)
+local function worker_begin(name, lease_us, said, replies)
     local no = meta.next_worker
     meta.next_worker = no + 1
     local w = {dead = 0, no = no, nonce = ZERO8, next_wake = 0, lease_us = lease_us, expires = 0, since = now, name = name}
@@ -93,7 +93,7 @@ local function worker_begin(name, lease_us, replies)
     for type_no = 1, meta.next_type - 1 do
         local row = type_row(type_no)
         local is = row and row.system ~= 0
-        for _, r in ipairs(replies) do is = is or (row and r[1] == type_no) end
+        for i, r in ipairs(replies) do is = is or (row and r[1] == type_no and not said[i][6]) end
         if is then
             row = dt.type_mut(type_no)
             row.workers = row.workers + 1
@@ -134,10 +134,10 @@ function dt.op_hello(h)
     end
     local any, replies = refuse(said, worker)
     if any and worker then return {0, replies} end
-    for i, t in ipairs(said) do replies[i][1] = declare(t, worker, false) end
+    for i, t in ipairs(said) do replies[i][1] = declare(t, worker and not t[6], false) end
     if not worker then return {0, replies} end
     listen(said, replies, listens)
-    return {worker_begin(name, h[3] or 0, replies), replies}
+    return {worker_begin(name, h[3] or 0, said, replies), replies}
 end
 
 -- ---- how a worker ends ----------------------------------------------------------------
