@@ -32,7 +32,10 @@ dtask_err dti_engine_open(const dti_engine_conf *conf, dti_engine **out) {
     size_t n = colon ? (size_t)(colon - conf->url) : 0;
     dti_forks(); // from now on forks are counted
     for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
-        if (n && knows(engines[i], conf->url, n)) return engines[i]->open(conf, out);
+        if (!n || !knows(engines[i], conf->url, n)) continue;
+        dtask_err err = engines[i]->open(conf, out);
+        if (!err && !(*out)->shards) (*out)->shards = 1;
+        return err;
     }
     char shown[300];
     dti_url_show(conf->url, shown, sizeof shown);

@@ -73,11 +73,20 @@ enum { DTI_BELL_SLOTS = 64 };
 
 struct dti_engine {
     const dti_engine_ops *ops;
+    unsigned shards;             // 1, where open says nothing else
     uint64_t salt;               // the store's, of call, unique and key hashes
     bool by_name;                // takes starts by their type's name: one that was known stays so while the store has it not
     bool sees_deaths;            // at each sweep; else what is due says when to sweep
     _Atomic uint64_t era;        // as last heard; changed: the store may have lost its last writes, types among them
 };
+
+// Job and worker numbers have their shard in front: so a number is enough to
+// find what it names. What one shard knows alone (claims, wakes, sweeps) goes
+// to it by its worker's number or by dti_op.shard; all else by the job.
+enum { DTI_SHARD_SHIFT = 40, DTI_SHARDS_MAX = 64 };
+static inline unsigned dti_shard_of(uint64_t no) {
+    return (unsigned)(no >> DTI_SHARD_SHIFT);
+}
 
 // Writes the URL with *** for its password, for people.
 void dti_url_show(const char *url, char *out, size_t n);

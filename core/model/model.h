@@ -265,6 +265,7 @@ typedef struct {
 typedef enum { DTI_OP_START, DTI_OP_HELLO, DTI_OP_TURN, DTI_OP_READ, DTI_OP_POST, DTI_OP_MARK, DTI_OP_SWEEP, DTI_OP_ERA, DTI_OP_INTAKE } dti_opkind;
 typedef struct {
     dti_opkind kind;
+    uint8_t shard;               // hello and bye of a worker, sweep, era: of which shard; the others find theirs
     dtask_err err;               // out: the engine's; other outs are valid on DTASK_OK only
     union {
         dti_start start; dti_hello hello; dti_turn turn; dti_read read; dti_post post; dti_mark mark; dti_sweep sweep; dti_era era; dti_intake intake;

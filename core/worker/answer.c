@@ -241,7 +241,7 @@ static void again_later(dtask_task *f, dti_flight *fl) {
     else f->progress = f->progress_sent;
     f->progress_sent = (dti_buf){0};
     dti_wait_untell(f);
-    f->w->flush_at = dti_mono_us() + DTI_AGAIN_US;
+    f->link->flush_at = dti_mono_us() + DTI_AGAIN_US;
 }
 
 static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, dti_frames *rest) {
@@ -294,9 +294,10 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
 
 // ---- wakes and claims ------------------------------------------------------------------
 
-static void wake(dtask_worker *w, const dti_wake *k, dti_frames *rest) {
-    if (k->n <= w->got) return;
-    w->got = k->n;
+static void wake(dti_link *l, const dti_wake *k, dti_frames *rest) {
+    dtask_worker *w = l->w;
+    if (k->n <= l->got) return;
+    l->got = k->n;
     dtask_task *f = dti_frame_find(w, k->job, k->ord);
     if (!f || f->token != k->token) return;
     if (k->cancel) {
@@ -328,18 +329,19 @@ static void wake(dtask_worker *w, const dti_wake *k, dti_frames *rest) {
     woken(f, k->mails, k->nmails, k->more, k->logn, rest);
 }
 
-static void claim(dtask_worker *w, const dti_claim *c) {
+static void claim(dti_link *l, const dti_claim *c) {
+    dtask_worker *w = l->w;
     dtask_task *f = dti_frame_find(w, c->job, c->ord);
     if (f && f->token == c->token) return; // the turn was sent again
     dti_handler *h = dti_handler_of(w, c->row.type);
     if (!h) return;              // cannot be: only what is served is wanted
     if (f) dti_frame_lose(f);
-    f = dti_frame_new(w, h, c);
+    f = dti_frame_new(l, h, c);
     if (!f) {
         dti_worker_fail(w, DTASK_ENOMEM, "no memory for a claimed task: the worker gives everything back");
         return;
     }
-    h->got++;
+    l->of[h->index].got++;
     h->queued++;
     if (w->stopping) dti_frame_give_back(f);
     else if (f->alone) dti_queue_push(&w->lonely, f);
@@ -354,10 +356,12 @@ void dti_frames_void(dti_turnbox *box) {
         flight_drop(fl);
     }
     box->n = 0;
-    for (size_t i = 0; i < w->unread.n; i++) w->unread.v[i]->flying = false;
-    w->unread.n = 0;
+    dti_link *l = box->link;
+    for (size_t i = 0; i < l->unread.n; i++) l->unread.v[i]->flying = false;
+    l->unread.n = 0;
     for (dtask_task *f = w->all, *next; f; f = next) {
         next = f->after;
+        if (f->link != l) continue;
         if (f->lost) dti_frame_rest(f);
         else dti_frame_lose(f);
     }
@@ -390,6 +394,7 @@ static dtask_err read_mail(dtask_worker *w, dtask_task *f) {
 // L: the engine did not let its mail be read. Another look later, and past
 // engine_timeout its handler hears of it. False: now.
 static bool postpone(dtask_worker *w, dtask_task *f) {
+    dti_link *l = f->link;
     int64_t now = dti_mono_us();
     char why[300];
     snprintf(why, sizeof why, "this task's mail could not be read within engine_timeout: %s", dtask_err_detail());
@@ -398,9 +403,9 @@ static bool postpone(dtask_worker *w, dtask_task *f) {
         dti_frame_log(f, LOG_WARNING, "its mail cannot be read, it is tried again");
     }
     if (now - f->unread_since < w->app->conf.engine_timeout_us &&
-        dti_grow(&w->unread.v, w->unread.n, &w->unread.cap, sizeof *w->unread.v)) {
-        w->unread.v[w->unread.n++] = f;
-        w->unread_at = now + DTI_AGAIN_US;
+        dti_grow(&l->unread.v, l->unread.n, &l->unread.cap, sizeof *l->unread.v)) {
+        l->unread.v[l->unread.n++] = f;
+        l->unread_at = now + DTI_AGAIN_US;
         return true;
     }
     dti_frame_break(f, why);
@@ -434,11 +439,11 @@ static void read_rest(dtask_worker *w, dtask_task *f) {
     pthread_mutex_unlock(&w->lock);
 }
 
-void dti_mail_again(dtask_worker *w) {
-    dti_frames rest = w->unread;
-    w->unread = (dti_frames){0};
-    w->unread_at = 0;
-    for (size_t i = 0; i < rest.n; i++) read_rest(w, rest.v[i]);
+void dti_mail_again(dti_link *l) {
+    dti_frames rest = l->unread;
+    l->unread = (dti_frames){0};
+    l->unread_at = 0;
+    for (size_t i = 0; i < rest.n; i++) read_rest(l->w, rest.v[i]);
     free(rest.v);
 }
 
@@ -447,15 +452,15 @@ void dti_answers(dti_turnbox *box, dti_turn *t) {
     dti_frames rest = {0};
     pthread_mutex_lock(&w->lock);
     for (uint32_t i = 0; i < box->n; i++) answered(&box->flights[i], &box->messages[i], &t->answers[i], &rest);
-    for (uint32_t i = 0; i < t->nwakes; i++) wake(w, &t->wakes[i], &rest);
-    for (uint32_t i = 0; i < t->nclaims; i++) claim(w, &t->claims[i]);
+    for (uint32_t i = 0; i < t->nwakes; i++) wake(box->link, &t->wakes[i], &rest);
+    for (uint32_t i = 0; i < t->nclaims; i++) claim(box->link, &t->claims[i]);
     if (t->nclaims) {
         dti_lonely_next(w);
         if (w->ready[DTI_POOL_C].n) dti_pool_wake(w);
         for (int pool = DTI_POOL_THREAD; pool < DTI_POOLS; pool++)
             if (w->ready[pool].n) dti_seats_wake(w, pool);
     }
-    if (t->drain) w->drain = true;
+    if (t->drain) dti_link_drain(box->link, true);
     pthread_mutex_unlock(&w->lock);
     for (size_t i = 0; i < rest.n; i++) read_rest(w, rest.v[i]);
     free(rest.v);

@@ -79,7 +79,8 @@ dtask_task *dti_frame_find(dtask_worker *w, uint64_t job, uint32_t ord) {
     return f;
 }
 
-dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
+dtask_task *dti_frame_new(dti_link *link, dti_handler *h, const dti_claim *c) {
+    dtask_worker *w = link->w;
     if (w->ntable >= w->ctable && !table_grow(w)) return NULL;
     dti_buf filled = {0};
     dtask_str args = c->args;
@@ -105,6 +106,7 @@ dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
     }
     dti_buf_done(&filled);
     f->w = w;
+    f->link = link;
     f->h = h;
     f->job = c->job;
     f->ord = c->ord;
@@ -120,6 +122,7 @@ dtask_task *dti_frame_new(dtask_worker *w, dti_handler *h, const dti_claim *c) {
     f->chain = *slot;
     *slot = f;
     w->ntable++;
+    link->nframes++;
     f->after = w->all;
     if (w->all) w->all->prev = f;
     w->all = f;
@@ -144,16 +147,18 @@ void dti_frame_rest(dtask_task *f) {
     while (*slot != f) slot = &(*slot)->chain;
     *slot = f->chain;
     w->ntable--;
+    f->link->nframes--;
     if (f->prev) f->prev->after = f->after;
     else w->all = f->after;
     if (f->after) f->after->prev = f->prev;
     if (f->listed) {
         dtask_task *before = NULL;
-        for (dtask_task *i = w->out; i != f; i = i->out_next) before = i;
+        dti_link *l = f->link;
+        for (dtask_task *i = l->out; i != f; i = i->out_next) before = i;
         if (before) before->out_next = f->out_next;
-        else w->out = f->out_next;
-        if (w->out_last == f) w->out_last = before;
-        w->nout--;
+        else l->out = f->out_next;
+        if (l->out_last == f) l->out_last = before;
+        l->nout--;
     }
     dti_seat_forget(f);
     dti_wait_disarm(f);
@@ -231,8 +236,8 @@ void dti_begin_anew(dtask_worker *w) {
 }
 
 static void show(const dtask_task *f, bool runs) {
-    const dtask_worker *w = f->w;
-    if (f->bell_slot && w->bell) w->engine->ops->bell_runs(w->bell, f->bell_slot - 1, runs ? f->job : 0, f->ord);
+    const dti_link *l = f->link;
+    if (f->bell_slot && l->bell) f->w->engine->ops->bell_runs(l->bell, f->bell_slot - 1, runs ? f->job : 0, f->ord);
 }
 
 // Those that stay do not pay for what kills the process when it runs alone:
@@ -302,15 +307,16 @@ void dti_frame_runs(dtask_task *f) {
         int64_t at = f->began_at + (int64_t)f->row.timeout_ms * 1000 - f->ran_us;
         if (!w->limit_at || at < w->limit_at) {
             w->limit_at = at;
-            if (w->io_sleeps) dti_io_ring(w);
+            dti_io_ring_all(w);
         }
     }
-    uint64_t open = ~w->bell_slots;
+    dti_link *l = f->link;
+    uint64_t open = ~l->bell_slots;
     if (open && !f->bell_slot) {
         unsigned slot = (unsigned)__builtin_ctzll(open);
-        w->bell_slots |= 1ull << slot;
+        l->bell_slots |= 1ull << slot;
         f->bell_slot = slot + 1;
-        if (w->bell) w->engine->ops->bell_runs(w->bell, slot, f->job, f->ord);
+        if (l->bell) w->engine->ops->bell_runs(l->bell, slot, f->job, f->ord);
     }
 }
 
@@ -339,8 +345,9 @@ void dti_frame_pause(dtask_task *f) {
     dti_handler *h = f->h;
     h->mean_us = h->mean_us < 0 ? (double)ran : h->mean_us + ((double)ran - h->mean_us) / 16;
     if (f->bell_slot) {
-        w->bell_slots &= ~(1ull << (f->bell_slot - 1));
-        if (w->bell) w->engine->ops->bell_runs(w->bell, f->bell_slot - 1, 0, 0);
+        dti_link *l = f->link;
+        l->bell_slots &= ~(1ull << (f->bell_slot - 1));
+        if (l->bell) w->engine->ops->bell_runs(l->bell, f->bell_slot - 1, 0, 0);
         f->bell_slot = 0;
     }
     if (f->leaks) {
@@ -350,6 +357,7 @@ void dti_frame_pause(dtask_task *f) {
     }
     alone_over(f);
     dti_lonely_next(w);
+    dti_io_room(w);
 }
 
 void dti_frame_resume(dtask_task *f, unsigned event) {
@@ -390,7 +398,6 @@ void dti_end_set(dtask_task *f, dti_endkind end) {
 // A failed attempt: whether another follows, and when.
 static void fail(dtask_task *f, bool counted) {
     const dti_taskrow *row = &f->row;
-    dtask_worker *w = f->w;
     dti_end_set(f, DTI_END_FAIL);
     uint32_t counts = row->tries - row->freed + 1;
     f->freed = !counted && row->freed < DTI_FREED_MAX;
@@ -399,7 +406,7 @@ static void fail(dtask_task *f, bool counted) {
     int64_t after = f->retry_after_us >= 0 ? f->retry_after_us
         : f->h->info ? dti_backoff_us(&f->h->info->backoff, counts, dti_random64()) : 0;
     f->retry_at = dti_wall_us() + after;
-    if (!w->due_at || f->retry_at < w->due_at) w->due_at = f->retry_at;
+    if (!f->link->due_at || f->retry_at < f->link->due_at) f->link->due_at = f->retry_at;
 }
 
 // Not all that it asked for was done, so whatever it returned is no success.

@@ -1,11 +1,15 @@
 // The I/O thread: the only one that talks to the engine for the worker's
-// claims and outcomes. One turn is in flight, the next gathers meanwhile; so
-// light load is fast and heavy load makes its batches by itself.
+// claims and outcomes in one shard. One turn is in flight, the next gathers
+// meanwhile; so light load is fast and heavy load makes its batches by itself.
 //
 // Guaranteed: a turn is resent, byte for byte, until it is answered, or the
 // worker ends past engine_timeout; one whose lease may have lapsed drops all
 // its frames before it goes on (it fences itself); an idle worker sleeps on
-// its bell and looks once a second.
+// its bell and looks once a second, over all shards.
+//
+// Where there are several shards, each has such a thread, and none waits for
+// another: a shard that is away takes its own tasks with it, no others. They
+// divide what the worker has room for, those that asked longest ago first.
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -17,37 +21,67 @@
 #include <syslog.h>
 #include <unistd.h>
 
-void dti_io_ring(dtask_worker *w) {
-    w->io_sleeps = false;
+void dti_io_ring(dti_link *l) {
+    l->io_sleeps = false;
     uint64_t one = 1;
-    ssize_t n = write(w->stop_fd, &one, sizeof one);
+    ssize_t n = write(l->ring_fd, &one, sizeof one);
     (void)n;                     // full is as good: it is readable
 }
 
+void dti_io_ring_all(dtask_worker *w) {
+    for (unsigned i = 0; i < w->nlinks; i++)
+        if (w->links[i].io_sleeps) dti_io_ring(&w->links[i]);
+}
+
+// Whether a comes before b: it asked longer ago.
+static bool before(const dti_link *a, const dti_link *b) {
+    return a->turn != b->turn ? a->turn < b->turn : a->shard < b->shard;
+}
+
+void dti_io_room(dtask_worker *w) {
+    dti_link *first = NULL;
+    if (w->nlive < 2) return;    // it goes with what freed the slot
+    for (unsigned i = 0; i < w->nlinks; i++) {
+        dti_link *l = &w->links[i];
+        if (l->io_sleeps && l->restless && (!first || before(l, first))) first = l;
+    }
+    if (first) dti_io_ring(first);
+}
+
+void dti_link_drain(dti_link *l, bool on) {
+    if (l->drain == on) return;
+    l->drain = on;
+    l->w->drain += on ? 1 : -1u;
+}
+
 void dti_out_add(dtask_task *f, bool urgent) {
-    dtask_worker *w = f->w;
+    dti_link *l = f->link;
     if (f->flying) return;       // goes with its answer
     if (!f->listed) {
         f->listed = true;
         f->out_next = NULL;
-        if (w->out_last) w->out_last->out_next = f;
-        else w->out = f;
-        w->out_last = f;
-        w->nout++;
+        if (l->out_last) l->out_last->out_next = f;
+        else l->out = f;
+        l->out_last = f;
+        l->nout++;
     }
-    if (urgent && !w->urgent) {
-        w->urgent = true;
-        if (w->io_sleeps) dti_io_ring(w);
+    if (urgent && !l->urgent) {
+        l->urgent = true;
+        if (l->io_sleeps) dti_io_ring(l);
     }
 }
 
 typedef struct {                 // the thread's own
     dtask_worker *w;
+    dti_link *link;
     dti_turnbox box;
     dti_arena reply;
     dti_want *want; size_t nwant, cwant;
-    unsigned claims;             // wanted in all
+    uint32_t *served; size_t nserved, cserved; // types that there is room for: what it sleeps for
+    unsigned claims, asks[DTI_POOLS]; // wanted in all; of each pool
     bool idle_slots;             // some of them could begin at once
+    bool cut;                    // what other links ask for may be what there is room for
+    bool rung;                   // by the bell, since the last turn
     bool asleep;                 // the bell knows what for
     uint64_t asleep_for;         // a hash of the types
     int64_t next_look, next_sweep, next_hungry;
@@ -63,13 +97,46 @@ static bool busy(const dtask_worker *w) {
 
 // ---- what to claim ---------------------------------------------------------------
 
-static void want_of(io *t, dti_handler *h, unsigned n) {
+static void want_of(io *t, dti_handler *h, unsigned n, bool room) {
     dtask_worker *w = t->w;
     for (size_t i = 0; i < w->nserved; i++) {
         if (w->served[i].handler != h->index) continue;
         if (!dti_grow(&t->want, t->nwant, &t->cwant, sizeof *t->want)) return;
         t->want[t->nwant++] = (dti_want){w->served[i].no, n};
+        if (!room || !dti_grow(&t->served, t->nserved, &t->cserved, sizeof *t->served)) continue;
+        t->served[t->nserved++] = w->served[i].no;
     }
+}
+
+// What the turns of other links may bring. One that takes long may bring
+// nothing for long, and holds nothing up.
+static unsigned asked_elsewhere(const io *t, int pool, int64_t now) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < t->w->nlinks; i++) {
+        const dti_link *l = &t->w->links[i];
+        if (l != t->link && l->asked_at && now - l->asked_at < DTI_AGAIN_US) n += l->asked[pool];
+    }
+    return n;
+}
+
+// Of n tasks that there is room for, those that this link asks its shard for:
+// each that may find some has its part, and where n is smaller than their
+// number, those that asked longest ago.
+static unsigned part_of(io *t, const dti_handler *h, unsigned n) {
+    dtask_worker *w = t->w;
+    unsigned all = 1, ahead = 0;
+    for (unsigned i = 0; i < w->nlinks && n; i++) {
+        dti_link *l = &w->links[i];
+        if (l == t->link || !l->bell || l->asked_at || l->of[h->index].dry) continue;
+        all++;
+        ahead += before(l, t->link);
+    }
+    unsigned part = n / all + (ahead < n % all);
+    for (unsigned i = 0; i < w->nlinks && part < n; i++) { // the others take theirs
+        dti_link *l = &w->links[i];
+        if (l != t->link && l->bell && l->io_sleeps && !l->asked_at && !l->of[h->index].dry && (n >= all || before(l, t->link))) dti_io_ring(l);
+    }
+    return part;
 }
 
 // How many of h: what free slots take at once, and what runs in a moment.
@@ -89,10 +156,13 @@ static unsigned wanted(dtask_worker *w, const dti_handler *h, int64_t room, unsi
 // L: fills t->want.
 static void wants(io *t) {
     dtask_worker *w = t->w;
-    t->nwant = t->claims = 0;
-    t->idle_slots = false;
-    for (size_t i = 0; i < w->nhandlers; i++) w->handlers[i]->wanted = w->handlers[i]->got = 0;
-    if (w->stopping || !dti_may_begin(w) || (w->drain && busy(w))) return;
+    dti_link *l = t->link;
+    int64_t now = dti_mono_us();
+    t->nwant = t->nserved = t->claims = 0;
+    t->idle_slots = t->cut = false;
+    memset(t->asks, 0, sizeof t->asks);
+    for (size_t i = 0; i < w->nhandlers; i++) l->of[i] = (dti_asked){.dry = l->of[i].dry};
+    if (w->stopping || !dti_may_begin(w) || (w->drain && (busy(w) || !l->drain))) return;
     for (int pool = 0; pool < DTI_POOLS; pool++) {
         unsigned slots = w->slots, most = 0;
         int64_t room = (int64_t)w->slots - w->running[DTI_POOL_C] - w->woken.n;
@@ -104,16 +174,25 @@ static void wants(io *t) {
             const dti_handler *h = w->handlers[i];
             if ((int)h->pool == pool && h->mean_us > 0) queued_us += h->mean_us * h->queued;
         }
+        unsigned elsewhere = asked_elsewhere(t, pool, now);
         for (size_t i = 0; i < w->nhandlers; i++) {
             dti_handler *h = w->handlers[i];
+            dti_asked *a = &l->of[i];
             if ((int)h->pool != pool || h->absent || h->off) continue;
-            h->wanted = wanted(w, h, room, slots, queued_us);
+            unsigned n = wanted(w, h, room, slots, queued_us), open = n > elsewhere ? n - elsewhere : 0;
+            // A ring that came as all slots were taken must not be lost: the
+            // claim waits here, or goes to who sleeps for it.
+            bool vain = !n && t->rung && w->nlive > 1 && h->ahead && !w->drain;
+            a->wanted = vain ? 1 : part_of(t, h, open);
+            a->room = n > 0;
+            t->cut = t->cut || a->wanted < n;
             // None of what waits here is wanted, but who else wants it is.
-            if (h->wanted || h->queued) want_of(t, h, h->wanted);
-            if (!h->wanted) continue;
-            if (h->wanted > most) most = h->wanted;
-            if (room > 0 && !h->dry) t->idle_slots = true;
+            if (n || a->wanted || h->queued) want_of(t, h, a->wanted, n > 0);
+            if (!a->wanted) continue;
+            if (a->wanted > most) most = a->wanted;
+            if ((room > 0 || vain) && !a->dry) t->idle_slots = true;
         }
+        t->asks[pool] = most;
         t->claims += most;
     }
 }
@@ -123,13 +202,14 @@ static bool want_more(const io *t) {
     dtask_worker *w = t->w;
     for (size_t i = 0; i < w->nhandlers; i++) {
         const dti_handler *h = w->handlers[i];
-        if (h->wanted && !h->dry && w->ready[h->pool].n < h->wanted) return true;
+        const dti_asked *a = &t->link->of[i];
+        if (a->wanted && !a->dry && w->ready[h->pool].n < a->wanted) return true;
     }
     return false;
 }
 
-static void dry_none(dtask_worker *w) {
-    for (size_t i = 0; i < w->nhandlers; i++) w->handlers[i]->dry = false;
+static void dry_none(dti_link *l) {
+    for (size_t i = 0; i < l->w->nhandlers; i++) l->of[i].dry = false;
 }
 
 // ---- between turns ----------------------------------------------------------------
@@ -164,13 +244,14 @@ static void share(io *t, int64_t now) {
         dti_handler *h = w->handlers[i];
         dti_queue *q = &w->ready[h->pool];
         if (!h->queued || !q->n || now - q->first->queued_at < DTI_STALE_US) continue;
-        if (!w->engine->ops->hungry(w->engine, w->bell, h->info->no)) continue;
+        if (!w->engine->ops->hungry(w->engine, t->link->bell, h->info->no)) continue;
         h->modest_until = now + DTI_LOOK_US;
         unsigned keep = h->queued / 2;
         dti_queue rest = {0};
         for (dtask_task *f; (f = dti_queue_pop(q));) {
-            if (f->h != h || now - f->queued_at < DTI_STALE_US || keep) {
-                if (f->h == h && keep) keep--;
+            bool other = f->h != h || f->link != t->link;
+            if (other || now - f->queued_at < DTI_STALE_US || keep) {
+                if (!other && keep) keep--;
                 dti_queue_push(&rest, f);
             } else {
                 dti_frame_give_back(f);
@@ -191,7 +272,8 @@ static void set_aside(dtask_worker *w, int64_t now) {
         w->dry_at = 0;
         for (dtask_task *f = w->all; f; f = f->after) dti_frame_aside(f);
         dti_lonely_next(w);
-        dry_none(w);
+        for (unsigned i = 0; i < w->nlinks; i++)
+            if (w->links[i].of) dry_none(&w->links[i]);
     }
 }
 
@@ -267,7 +349,7 @@ static void fence(io *t, const char *why) {
 static void new_life(io *t) {
     dtask_worker *w = t->w;
     int64_t until = dti_mono_us() + w->app->conf.engine_timeout_us;
-    while (dti_worker_hello(w)) {
+    while (dti_link_hello(t->link)) {
         if (dti_mono_us() < until && !w->stops) {
             poll(NULL, 0, 100);
             continue;
@@ -280,7 +362,9 @@ static void new_life(io *t) {
     }
     t->asleep = false;
     t->failing = 0;
-    dry_none(w);
+    pthread_mutex_lock(&w->lock);
+    dry_none(t->link);
+    pthread_mutex_unlock(&w->lock);
 }
 
 // A turn failed: true if it is to be sent again. Meanwhile stops are heard,
@@ -296,6 +380,7 @@ static bool send_again(io *t, dtask_err err) {
         dti_app_log(w->app, LOG_ERR, NULL, "the engine failed, the turn is sent again: %s: %s", dtask_err_name(err), why);
     }
     pthread_mutex_lock(&w->lock);
+    dti_link_drain(t->link, false); // other shards do not wait for this one
     bool done = stage(t, now);   // nothing is held any more
     if (done || w->hard || now - t->failing >= w->app->conf.engine_timeout_us) {
         dti_frames_void(&t->box);
@@ -305,7 +390,7 @@ static bool send_again(io *t, dtask_err err) {
         return false;
     }
     pthread_mutex_unlock(&w->lock);
-    if (now - w->alive_at > w->conf.lease_us) {
+    if (now - t->link->alive_at > w->conf.lease_us) {
         fence(t, "no turn went well for a whole lease");
         return false;
     }
@@ -314,46 +399,53 @@ static bool send_again(io *t, dtask_err err) {
 }
 
 // Between two turns, whatever the bell says: for most engines they renew the
-// lease.
-static int64_t look_us(const dtask_worker *w) {
-    return w->conf.lease_us / 3 < DTI_LOOK_US ? w->conf.lease_us / 3 : DTI_LOOK_US;
+// lease. Several links look in turn; one that holds nothing may do so later.
+static int64_t look_us(const dti_link *l) {
+    const dtask_worker *w = l->w;
+    int64_t most = w->conf.lease_us / (l->nframes || w->nlive < 2 ? 3 : 2), us = DTI_LOOK_US * (int64_t)w->nlive;
+    return most < us ? most : us;
 }
 
 static void swept(io *t, const dti_op *op, int64_t now) {
     dtask_worker *w = t->w;
-    int64_t most = w->engine->sees_deaths ? DTI_DEATHS_US : DTI_LOOK_US;
+    pthread_mutex_lock(&w->lock);
+    int64_t most = w->engine->sees_deaths ? DTI_DEATHS_US : DTI_LOOK_US * (int64_t)w->nlive;
+    pthread_mutex_unlock(&w->lock);
     t->next_sweep = now + most;
     if (op->err) return;
     int64_t in = op->sweep.next - dti_wall_us();
     if (op->sweep.next && in < most) t->next_sweep = now + (in > 0 ? in : 0);
-    if (op->sweep.steps) dry_none(w);
+    if (!op->sweep.steps) return;
+    pthread_mutex_lock(&w->lock);
+    dry_none(t->link);
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void note_dry(io *t, const dti_turn *turn) {
-    dtask_worker *w = t->w;
-    for (size_t i = 0; i < w->nhandlers; i++) {
-        dti_handler *h = w->handlers[i];
-        if (h->wanted) h->dry = turn->nclaims < turn->n && h->got < h->wanted;
+    for (size_t i = 0; i < t->w->nhandlers; i++) {
+        dti_asked *a = &t->link->of[i];
+        if (a->wanted) a->dry = turn->nclaims < turn->n && a->got < a->wanted;
     }
     // What had to run alone had its chance.
-    if (turn->empty && turn->n) w->drain = false;
+    if (turn->empty && turn->n) dti_link_drain(t->link, false);
 }
 
-static void exchange(io *t, bool sweep) {
+static void exchange_turn(io *t, bool sweep) {
     dtask_worker *w = t->w;
+    dti_link *l = t->link;
     dti_compose(&t->box);
     if (t->box.failed) {         // sent without them, children would be lost in silence
         fence(t, "no memory for a turn");
         return;
     }
-    uint64_t nonce = w->no << 32 | (++w->count & UINT32_MAX);
+    uint64_t nonce = l->no << 32 | (++l->count & UINT32_MAX);
     for (;;) {
         int64_t now = dti_mono_us();
-        w->engine->ops->bell_beat(w->bell); // a worker that is never idle lives too
+        w->engine->ops->bell_beat(l->bell); // a worker that is never idle lives too
         dti_op ops[2] = {0};
         size_t n = 0;
-        if (sweep) ops[n++] = (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = DTI_CASCADE * 4}};
-        ops[n++] = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = w->no, .era = w->era, .nonce = nonce, .got = w->got,
+        if (sweep) ops[n++] = (dti_op){.kind = DTI_OP_SWEEP, .shard = (uint8_t)l->shard, .sweep = {.budget = DTI_CASCADE * 4}};
+        ops[n++] = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = l->no, .era = l->era, .nonce = nonce, .got = l->got,
             .messages = t->box.messages, .nmessages = t->box.n, .want = t->want, .nwant = (uint32_t)t->nwant, .n = t->claims,
             .empty = t->empty, .only = w->only}};
         dti_turn *turn = &ops[n - 1].turn;
@@ -369,8 +461,10 @@ static void exchange(io *t, bool sweep) {
             fence(t, "this worker was taken for dead");
             return;
         }
-        w->alive_at = now;
-        t->next_look = now + look_us(w);
+        l->alive_at = now;
+        pthread_mutex_lock(&w->lock);
+        t->next_look = now + look_us(l);
+        pthread_mutex_unlock(&w->lock);
         if (turn->todo) t->next_sweep = now;
         if (turn->status == DTI_TURN_OK) {
             dti_answers(&t->box, turn);
@@ -384,30 +478,36 @@ static void exchange(io *t, bool sweep) {
     }
 }
 
+static void exchange(io *t, bool sweep) {
+    exchange_turn(t, sweep);
+    t->rung = false;
+    pthread_mutex_lock(&t->w->lock);
+    t->link->asked_at = 0;
+    memset(t->link->asked, 0, sizeof t->link->asked);
+    dti_io_room(t->w);           // what it did not bring, another may
+    pthread_mutex_unlock(&t->w->lock);
+}
+
 // ---- sleep -----------------------------------------------------------------------------
 
 // Tells the bell what to ring for. True if it is news: then one more look.
 static bool fall_asleep(io *t) {
     dtask_worker *w = t->w;
     uint64_t hash = 1;
-    uint32_t *types = dti_alloc(&t->box.mem, (t->nwant + 1) * sizeof *types);
-    size_t n = 0;
-    if (!types) return false;
-    for (size_t i = 0; i < t->nwant; i++) {
-        if (!t->want[i].n) continue;
-        types[n++] = t->want[i].type;
-        hash = hash * 0x100000001b3u + t->want[i].type;
-    }
+    for (size_t i = 0; i < t->nserved; i++) hash = hash * 0x100000001b3u + t->served[i];
     if (t->asleep && t->asleep_for == hash) return false;
     t->asleep = true;
     t->asleep_for = hash;
-    w->engine->ops->bell_asleep(w->bell, types, n, NULL);
+    pthread_mutex_lock(&w->lock);
+    for (size_t i = 0; i < w->nhandlers; i++) t->link->of[i].dry &= t->link->of[i].room; // what it is not rung for it does not know
+    pthread_mutex_unlock(&w->lock);
+    w->engine->ops->bell_asleep(t->link->bell, t->served, t->nserved, NULL);
     return true;
 }
 
 static void wake_up(io *t) {
     if (!t->asleep) return;
-    t->w->engine->ops->bell_awake(t->w->bell);
+    t->w->engine->ops->bell_awake(t->link->bell);
     t->asleep = false;
 }
 
@@ -417,57 +517,77 @@ static void earlier(int64_t *at, int64_t other) {
 
 static void sleep_until(io *t, int64_t at) {
     dtask_worker *w = t->w;
-    struct pollfd fds[] = {{w->stop_fd, POLLIN, 0}, {w->engine->ops->bell_fd(w->bell), POLLIN, 0}};
+    struct pollfd fds[] = {{t->link->ring_fd, POLLIN, 0}, {w->engine->ops->bell_fd(t->link->bell), POLLIN, 0}};
     int64_t us = at - dti_mono_us();
     struct timespec ts = {us > 0 ? us / 1000000 : 0, us > 0 ? us % 1000000 * 1000 : 0};
     ppoll(fds, 2, &ts, NULL);
     if (fds[0].revents) {
         uint64_t n;
-        ssize_t r = read(w->stop_fd, &n, sizeof n);
+        ssize_t r = read(t->link->ring_fd, &n, sizeof n);
         (void)r;
     }
     if (fds[1].revents) {
         wake_up(t);
+        t->rung = true;
         pthread_mutex_lock(&w->lock);
-        dry_none(w);
+        dry_none(t->link);
+        // It may be rung for what is due, which it hears of by a sweep; an
+        // only link looks soon enough.
+        if (w->nlive > 1 && !w->engine->sees_deaths) t->next_sweep = 0;
         pthread_mutex_unlock(&w->lock);
     }
-    w->engine->ops->bell_beat(w->bell);
+    w->engine->ops->bell_beat(t->link->bell);
+}
+
+// L: the turn that goes now asks for what it wants.
+static void ask(io *t, int64_t now) {
+    dti_link *l = t->link;
+    if (!t->claims) return;
+    memcpy(l->asked, t->asks, sizeof l->asked);
+    l->asked_at = now;
+    l->turn = ++t->w->turns;
 }
 
 // One round: a turn if there is reason for one, else sleep.
 static bool io_round(io *t) {
     dtask_worker *w = t->w;
+    dti_link *l = t->link;
     int64_t now = dti_mono_us();
-    if (w->unread_at && now >= w->unread_at) dti_mail_again(w);
+    if (l->unread_at && now >= l->unread_at) dti_mail_again(l);
     pthread_mutex_lock(&w->lock);
-    w->io_sleeps = false;
+    l->io_sleeps = l->restless = false;
     if (stage(t, now) || t->left) {
         pthread_mutex_unlock(&w->lock);
         return false;
     }
-    if (now >= t->next_look) dry_none(w);
+    if (now >= t->next_look) dry_none(l);
     bool sweep = now >= t->next_sweep;
-    if (w->due_at) {             // something that we caused is due, maybe before the sweep says
-        int64_t in = w->due_at - dti_wall_us();
-        if (in <= 0) sweep = true, w->due_at = 0;
+    if (l->due_at) {             // something that we caused is due, maybe before the sweep says
+        int64_t in = l->due_at - dti_wall_us();
+        if (in <= 0) sweep = true, l->due_at = 0;
         else earlier(&t->next_sweep, now + in);
     }
     wants(t);
-    bool turn = w->urgent || (w->out && w->flush_at && now >= w->flush_at) || now >= t->next_look || want_more(t) || sweep;
+    bool turn = l->urgent || (l->out && l->flush_at && now >= l->flush_at) || now >= t->next_look || want_more(t) || sweep;
     t->empty = !busy(w);
     if (turn) dti_gather(&t->box);
     int64_t until = t->next_look;
     earlier(&until, t->next_sweep);
-    earlier(&until, w->flush_at);
+    earlier(&until, l->flush_at);
     earlier(&until, w->limit_at);
-    earlier(&until, w->unread_at);
+    earlier(&until, l->unread_at);
+    earlier(&until, t->cut ? now + DTI_AGAIN_US : 0);
     earlier(&until, w->leaked_at ? w->leaked_at + DTI_LEAKED_US : 0);
     earlier(&until, w->dry_at ? w->dry_at + DTI_DRY_US : 0);
     if (w->stopping && !w->hard) earlier(&until, w->grace_at);
     if (w->ready[DTI_POOL_C].n || w->ready[DTI_POOL_THREAD].n || w->ready[DTI_POOL_LOOP].n)
         earlier(&until, t->next_hungry > now ? t->next_hungry : now + DTI_STALE_US);
-    if (!turn) w->io_sleeps = true;
+    if (turn) {
+        ask(t, now);
+    } else {
+        l->io_sleeps = true;
+        for (size_t i = 0; i < w->nhandlers; i++) l->restless |= !w->handlers[i]->absent && !w->handlers[i]->off && !l->of[i].dry;
+    }
     pthread_mutex_unlock(&w->lock);
 
     if (turn) {
@@ -477,6 +597,9 @@ static bool io_round(io *t) {
         return !t->left;
     }
     if (fall_asleep(t)) {        // look once more
+        pthread_mutex_lock(&w->lock);
+        ask(t, now);
+        pthread_mutex_unlock(&w->lock);
         exchange(t, false);
         return !t->left;
     }
@@ -485,15 +608,19 @@ static bool io_round(io *t) {
 }
 
 void *dti_io_main(void *arg) {
-    dtask_worker *w = arg;
+    dti_link *l = arg;
+    dtask_worker *w = l->w;
     io *t = calloc(1, sizeof *t);
+    pthread_mutex_lock(&w->lock); // all are there
+    pthread_mutex_unlock(&w->lock);
     if (t) {
         t->w = t->box.w = w;
+        t->link = t->box.link = l;
         while (io_round(t)) {}
     }
     if (!t || !t->left) {
         dti_arena mem = {0};
-        dti_op op = {.kind = DTI_OP_HELLO, .hello = {.bye = true, .worker = w->no}};
+        dti_op op = {.kind = DTI_OP_HELLO, .shard = (uint8_t)l->shard, .hello = {.bye = true, .worker = l->no}};
         dti_engine_call(w->engine, &mem, &op);
         dti_arena_done(&mem);
     }
@@ -501,16 +628,19 @@ void *dti_io_main(void *arg) {
         dti_arena_done(&t->box.mem);
         dti_arena_done(&t->reply);
         free(t->want);
+        free(t->served);
         free(t);
     }
     pthread_mutex_lock(&w->lock);
-    if (w->bell) w->engine->ops->bell_close(w->bell);
-    w->bell = NULL;
+    if (l->bell) w->engine->ops->bell_close(l->bell);
+    l->bell = NULL;
+    dti_link_drain(l, false);
     if (!t) dti_worker_fail(w, DTASK_ENOMEM, "no memory for the worker's I/O thread");
-    w->ended = true;
+    w->ended = !--w->nlive;
+    for (unsigned i = 0; i < w->nlinks; i++) dti_io_ring(&w->links[i]); // what kept this one may have kept them
     pthread_cond_broadcast(&w->moved);
     pthread_cond_broadcast(&w->work);
-    dti_seats_ring(w);
+    if (w->ended) dti_seats_ring(w);
     pthread_mutex_unlock(&w->lock);
     dti_worker_drop(w);
     return NULL;

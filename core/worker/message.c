@@ -64,7 +64,7 @@ static void take_end(dti_turnbox *box, dti_flight *fl, dti_message *m) {
         f->park_seq = m->seq;
         f->quiet_mark = f->serial;
         f->quiet_spawned = f->nspawned;
-        if (m->due && (!box->w->due_at || m->due < box->w->due_at)) box->w->due_at = m->due;
+        if (m->due && (!box->link->due_at || m->due < box->link->due_at)) box->link->due_at = m->due;
     }
     m->end = f->end;
     f->end_flying = true;
@@ -98,16 +98,16 @@ static bool gather_one(dti_turnbox *box, dtask_task *f, uint32_t room) {
 }
 
 void dti_gather(dti_turnbox *box) {
-    dtask_worker *w = box->w;
+    dti_link *l = box->link;
     box->n = box->nchildren = 0;
-    for (unsigned left = w->nout; left && box->n < DTI_MESSAGES_MAX; left--) {
-        dtask_task *f = w->out;
+    for (unsigned left = l->nout; left && box->n < DTI_MESSAGES_MAX; left--) {
+        dtask_task *f = l->out;
         uint32_t room = DTI_CHILDREN_MAX - box->nchildren;
         if (f->unsent && !room) break;
-        if (w->nout > 1 && room > DTI_FAIR) room = DTI_FAIR;
-        w->out = f->out_next;
-        if (!w->out) w->out_last = NULL;
-        w->nout--;
+        if (l->nout > 1 && room > DTI_FAIR) room = DTI_FAIR;
+        l->out = f->out_next;
+        if (!l->out) l->out_last = NULL;
+        l->nout--;
         f->listed = false;
         if (f->lost) {
             dti_frame_rest(f);
@@ -118,8 +118,8 @@ void dti_gather(dti_turnbox *box) {
             break;
         }
     }
-    w->urgent = w->nout > 0;
-    w->flush_at = 0;
+    l->urgent = l->nout > 0;
+    l->flush_at = 0;
 }
 
 // ---- compose -------------------------------------------------------------------

@@ -395,7 +395,7 @@ dtask_err dtask_b_sit(dtask_worker *w, int kind, unsigned slots) {
     pthread_mutex_lock(&w->lock);
     s->next = w->seats;
     w->seats = s;
-    if (w->io_sleeps) dti_io_ring(w); // there is room now
+    dti_io_ring_all(w); // there is room now
     pthread_mutex_unlock(&w->lock);
     s->below = here;
     here = s;

@@ -142,15 +142,14 @@ static dtask_err wait_for_room(dtask_task *f) {
 }
 
 static void queue(dtask_task *f, dti_unsent *u) {
-    dtask_worker *w = f->w;
     u->next = NULL;
     if (f->unsent_last) f->unsent_last->next = u;
     else f->unsent = u;
     f->unsent_last = u;
     f->nunsent++;
-    if (!w->flush_at) {
-        w->flush_at = dti_mono_us() + DTI_FLUSH_US;
-        if (w->io_sleeps) dti_io_ring(w);
+    if (!f->link->flush_at) {
+        f->link->flush_at = dti_mono_us() + DTI_FLUSH_US;
+        if (f->link->io_sleeps) dti_io_ring(f->link);
     }
     dti_out_add(f, u->range || f->nunsent >= DTI_EAGER);
 }

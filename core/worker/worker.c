@@ -16,6 +16,27 @@ void dti_worker_hold(dtask_worker *w) {
     atomic_fetch_add(&w->refs, 1);
 }
 
+static void links_free(dtask_worker *w) {
+    for (unsigned i = 0; i < w->nlinks; i++) {
+        dti_link *l = &w->links[i];
+        if (l->ring_fd >= 0) close(l->ring_fd);
+        free(l->unread.v);
+        free(l->of);
+    }
+    free(w->links);
+}
+
+static dtask_err links_new(dtask_worker *w, unsigned n) {
+    w->links = calloc(n, sizeof *w->links);
+    if (!w->links) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    for (w->nlinks = 0; w->nlinks < n; w->nlinks++) {
+        dti_link *l = &w->links[w->nlinks];
+        *l = (dti_link){.w = w, .shard = w->nlinks, .ring_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+        if (l->ring_fd < 0) return dti_fail(DTASK_ENOMEM, "no descriptor for a worker: %s", strerror(errno));
+    }
+    return DTASK_OK;
+}
+
 void dti_worker_gone(dtask_worker *w) {
     for (dtask_task *f = w->all, *next; f; f = next) { // of seats that were never left
         next = f->after;
@@ -25,7 +46,6 @@ void dti_worker_gone(dtask_worker *w) {
         dti_frame_rest(f);
     }
     free(w->table);
-    free(w->unread.v);
     for (size_t i = 0; i < w->nhandlers; i++) {
         dti_handler *h = w->handlers[i];
         free(h->name);
@@ -40,7 +60,7 @@ void dti_worker_gone(dtask_worker *w) {
     dti_arena_done(&w->infos);
     dti_buf_done(&w->tags);
     dti_fibers_free(w);
-    close(w->stop_fd);
+    links_free(w);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->work);
     pthread_cond_destroy(&w->moved);
@@ -62,7 +82,7 @@ void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
     snprintf(w->why_text, sizeof w->why_text, "%s", text);
     atomic_fetch_add(&w->stops, 2);
     dti_app_log(w->app, LOG_ERR, NULL, "the worker ends: %s: %s", dtask_err_name(err), text);
-    dti_io_ring(w);
+    for (unsigned i = 0; i < w->nlinks; i++) dti_io_ring(&w->links[i]);
 }
 
 dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker **out) {
@@ -73,9 +93,9 @@ dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker
     w->conf = app->conf;
     memcpy(w->source, app->source, sizeof w->source);
     err = dti_conf_apply(&w->conf, w->source, opts);
-    w->stop_fd = err ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!err && w->stop_fd < 0) err = dti_fail(DTASK_ENOMEM, "no descriptor for a worker: %s", strerror(errno));
+    if (!err) err = links_new(w, app->engine->shards);
     if (err) {
+        links_free(w);
         free(w);
         return err;
     }
@@ -354,9 +374,8 @@ static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const 
     return err;
 }
 
-static void make_name(dtask_worker *w, char name[64]) {
+static void make_name(char name[64]) {
     char host[24] = "", id[27];
-    (void)w;
     gethostname(host, sizeof host - 1);
     dti_random_id(id);
     snprintf(name, 64, "%s:%ld:%.12s", host, (long)getpid(), id + 14);
@@ -387,14 +406,16 @@ static uint32_t hello_types(dtask_worker *w, dti_hello_type *types, uint32_t *ha
     return n;
 }
 
-dtask_err dti_worker_hello(dtask_worker *w) {
+dtask_err dti_link_hello(dti_link *l) {
+    dtask_worker *w = l->w;
     dti_arena mem = {0};
     size_t n = w->nhandlers;
     dti_hello_type *types = dti_alloc(&mem, n * sizeof *types);
     uint32_t *handlers = dti_alloc(&mem, n * sizeof *handlers), *places = dti_alloc0(&mem, n * sizeof *places);
     dti_listen *listens = dti_alloc(&mem, (w->ncallbacks + 1) * sizeof *listens);
     char name[64];
-    make_name(w, name);
+    if (l->no) make_name(name);
+    else memcpy(name, w->name, sizeof name);
     dtask_err err = types && handlers && places && listens ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker");
     uint32_t ntypes = err ? 0 : hello_types(w, types, handlers, places), nlistens = 0;
     for (size_t i = 0; !err && i < w->ncallbacks; i++) {
@@ -403,8 +424,8 @@ dtask_err dti_worker_hello(dtask_worker *w) {
             .subject = c->subject == UINT32_MAX ? UINT32_MAX : places[c->subject], .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
     }
     int64_t now = dti_mono_us();
-    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = w->conf.lease_us, .types = types, .ntypes = ntypes, .listens = listens,
-        .nlistens = nlistens}}, {.kind = DTI_OP_ERA}};
+    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .shard = (uint8_t)l->shard, .hello = {.name = dti_strz(name), .lease_us = w->conf.lease_us, .types = types, .ntypes = ntypes, .listens = listens,
+        .nlistens = nlistens}}, {.kind = DTI_OP_ERA, .shard = (uint8_t)l->shard}};
     // A type that says the same in another spelling takes the registered one.
     for (bool refused = true; refused && !err;) {
         err = dti_engine_call(w->engine, &mem, &ops[0]);
@@ -421,15 +442,16 @@ dtask_err dti_worker_hello(dtask_worker *w) {
     if (!err) err = w->engine->ops->bell_open(w->engine, ops[0].hello.worker, &bell);
     if (!err) {
         pthread_mutex_lock(&w->lock);
-        dti_bell *old = w->bell;
-        w->bell = bell;
-        w->bell_slots = 0;
+        dti_bell *old = l->bell;
+        l->bell = bell;
+        l->bell_slots = 0;
         // What the life before left running must not clear a place of this one.
-        for (dtask_task *f = w->all; f; f = f->after) f->bell_slot = 0;
-        w->no = ops[0].hello.worker;
-        w->era = ops[1].era.era;
-        w->count = w->got = 0;
-        w->alive_at = now;
+        for (dtask_task *f = w->all; f; f = f->after)
+            if (f->link == l) f->bell_slot = 0;
+        l->no = ops[0].hello.worker;
+        l->era = ops[1].era.era;
+        l->count = l->got = 0;
+        l->alive_at = now;
         pthread_mutex_unlock(&w->lock);
         if (old) w->engine->ops->bell_close(old);
         err = take_types(w, types, handlers, ntypes);
@@ -452,30 +474,28 @@ static dtask_err check_types(dtask_worker *w) {
     return err;
 }
 
-dtask_err dtask_worker_start(dtask_worker *w) {
-    dtask_err err = dti_app_check(w->app);
-    if (err) return err;
-    if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
-    err = check_types(w);
-    if (!err) err = dti_worker_hello(w);
-    if (err) {
-        if (w->bell) w->engine->ops->bell_close(w->bell);
-        w->bell = NULL;
-        return err;
+// Says hello in each shard in turn, the first one deciding what its types'
+// signatures are. One that claims of a single job needs that job's shard alone.
+static dtask_err links_begin(dtask_worker *w) {
+    dtask_err err = DTASK_OK;
+    make_name(w->name);
+    for (unsigned i = 0; i < w->nlinks && !err; i++) {
+        dti_link *l = &w->links[i];
+        if (w->only && dti_shard_of(w->only) != i) continue;
+        l->of = calloc(w->nhandlers + 1, sizeof *l->of);
+        err = l->of ? dti_link_hello(l) : dti_fail(DTASK_ENOMEM, "no memory for a worker");
     }
-    // The I/O thread takes no signals; handlers' threads take what their
-    // starter takes, and so do the programs that they start.
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &w->signals);
-    w->started = true;
-    dti_worker_hold(w);
-    int failed = pthread_create(&w->io, NULL, dti_io_main, w);
-    pthread_sigmask(SIG_SETMASK, &w->signals, NULL);
-    if (!failed) return DTASK_OK;
-    w->started = false;
-    dti_worker_drop(w);
-    return dti_fail(DTASK_ENOMEM, "no thread can be made for the worker: %s", strerror(failed));
+    return err;
+}
+
+static void bells_close(dtask_worker *w) {
+    for (unsigned i = 0; i < w->nlinks; i++) {
+        dti_link *l = &w->links[i];
+        if (l->bell) w->engine->ops->bell_close(l->bell);
+        l->bell = NULL;
+        free(l->of);
+        l->of = NULL;
+    }
 }
 
 // Waits until its threads have left; a handler that is stuck keeps its
@@ -486,7 +506,48 @@ static void join(dtask_worker *w) {
     bool mine = !w->joined;
     w->joined = true;
     pthread_mutex_unlock(&w->lock);
-    if (mine) pthread_join(w->io, NULL);
+    for (unsigned i = 0; mine && i < w->nlinks; i++)
+        if (w->links[i].running) pthread_join(w->links[i].io, NULL);
+}
+
+dtask_err dtask_worker_start(dtask_worker *w) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
+    err = check_types(w);
+    if (!err) err = links_begin(w);
+    if (err) {
+        bells_close(w);
+        return err;
+    }
+    // The I/O thread takes no signals; handlers' threads take what their
+    // starter takes, and so do the programs that they start.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &w->signals);
+    w->started = true;
+    int failed = 0;
+    pthread_mutex_lock(&w->lock); // none of them looks before all are there
+    for (unsigned i = 0; i < w->nlinks && !failed; i++) {
+        dti_link *l = &w->links[i];
+        if (!l->bell) continue;
+        dti_worker_hold(w);
+        failed = pthread_create(&l->io, NULL, dti_io_main, l);
+        if (failed) dti_worker_drop(w);
+        else l->running = true, w->nlive++;
+    }
+    bool none = !w->nlive;
+    if (none) w->started = false;
+    pthread_mutex_unlock(&w->lock);
+    pthread_sigmask(SIG_SETMASK, &w->signals, NULL);
+    if (!failed) return DTASK_OK;
+    if (!none) {
+        dtask_worker_stop(w, 0);
+        dtask_worker_stop(w, 0);
+        join(w);
+    }
+    bells_close(w);
+    return dti_fail(DTASK_ENOMEM, "no thread can be made for the worker: %s", strerror(failed));
 }
 
 dtask_err dtask_worker_run(dtask_worker *w) {
@@ -503,9 +564,11 @@ void dtask_worker_stop(dtask_worker *w, int grace_ms) {
         atomic_store(&w->grace_ms, grace > INT32_MAX ? INT32_MAX : (int)grace);
     }
     atomic_fetch_add(&w->stops, 1);
-    uint64_t one = 1;
-    ssize_t n = write(w->stop_fd, &one, sizeof one);
-    (void)n;
+    for (unsigned i = 0; i < w->nlinks; i++) {
+        uint64_t one = 1;
+        ssize_t n = write(w->links[i].ring_fd, &one, sizeof one);
+        (void)n;
+    }
     errno = saved;
 }
 

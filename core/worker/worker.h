@@ -1,7 +1,7 @@
 // What the files of the worker share. A worker claims tasks, runs their
 // handlers and carries their outcomes to the engine.
 //
-//   io.c        the I/O thread: one turn in flight, the next gathers
+//   io.c        the I/O threads, one for each shard: one turn in flight, the next gathers
 //   message.c   what of a frame's outbox goes into a turn
 //   answer.c    what a turn's reply means: answers, claims, wakes
 //   frame.c     a claimed task and its life in this process
@@ -36,6 +36,7 @@ typedef struct dti_thread dti_thread;
 typedef struct dti_seat dti_seat;
 typedef struct dti_match dti_match;
 typedef struct dti_unsent dti_unsent;
+typedef struct dti_link dti_link;
 
 enum {
     DTI_UNSENT_MAX = 10000,      // calls of a frame that wait to be sent; then spawn waits
@@ -72,8 +73,6 @@ typedef struct {
     uint32_t index;              // place in w->handlers
     const dti_typeinfo *_Atomic info; // after hello
     bool ahead;                  // may be claimed before a slot is free
-    bool dry;                    // a turn found no more of it
-    unsigned wanted, got;        // of the turn in flight
     unsigned queued;             // claimed, not begun
     double mean_us;              // of a run; < 0: none seen
     int64_t modest_until;        // monotonic: others were hungry, nothing is claimed ahead
@@ -115,6 +114,7 @@ typedef struct { dti_note *v; size_t n, cap; } dti_notes; // data malloc'ed
 
 struct dtask_task {
     dtask_worker *w;
+    dti_link *link;              // its job's shard
     dti_handler *h;
     dtask_task *chain;           // in the table of frames
     dtask_task *prev, *after;    // all frames
@@ -243,6 +243,41 @@ struct dti_unsent {
 };
 
 // ---- the worker ------------------------------------------------------------------
+typedef struct {                 // a handler's type in one shard
+    bool dry;                    // a turn found no more of it
+    bool room;                   // the worker has some for it
+    unsigned wanted, got;        // of the turn in flight
+} dti_asked;
+
+// What a worker is in one shard: a number, a bell, an outbox and the thread
+// that talks to it. Under w->lock where nothing else is said.
+struct dti_link {
+    dtask_worker *w;
+    unsigned shard;
+    pthread_t io;
+    bool running;                // the thread was made
+    int ring_fd;                 // an eventfd: wakes the thread, also from a signal handler
+    bool io_sleeps;
+    uint64_t no, era, count;     // this incarnation; turns in it
+    dti_bell *bell;
+    uint64_t bell_slots;         // in use
+    uint64_t got;
+    int64_t alive_at;            // the thread's; monotonic: when the last turn that went well was sent
+    dtask_task *out, *out_last;  // the outbox
+    unsigned nout;
+    bool urgent;                 // it must not wait
+    int64_t flush_at;            // monotonic: it may wait so long; 0: for the next turn
+    int64_t due_at;              // wall clock: first due that we caused, 0 none
+    unsigned nframes;            // in memory, of its jobs
+    dti_frames unread; int64_t unread_at; // the thread's: mail that could not be read; when to try again, 0 never
+    bool drain;                  // something there waits to run alone
+    dti_asked *of;               // by place in w->handlers
+    unsigned asked[DTI_POOLS];   // claims that the turn in flight may bring
+    int64_t asked_at;            // monotonic: ..since when; 0: none
+    uint64_t turn;               // when it asked last: who asked longest ago is next
+    bool restless;               // it sleeps, and may have what there was no room for
+};
+
 struct dtask_worker {
     dtask_app *app;
     dti_engine *engine;
@@ -258,18 +293,16 @@ struct dtask_worker {
     dti_served *served; size_t nserved, cserved; // sorted by no
     dti_callback *callbacks; size_t ncallbacks, ccallbacks;
     dti_arena infos;             // of typeinfos
+    char name[64];               // of the first life, in all shards
 
-    uint64_t no, era, count;     // this incarnation; turns in it
-    dti_bell *bell;
-    uint64_t got;
-    int64_t alive_at;            // monotonic: when the last turn that went well was sent
+    dti_link *links; unsigned nlinks; // by shard
+    unsigned nlive;              // of their threads
+    uint64_t turns;              // for dti_link.turn
 
     bool started, stopping, hard, ended, joined;
-    int stop_fd;                 // an eventfd: wakes the I/O thread, also from a signal handler
     atomic_int stops, grace_ms;
     int64_t grace_at;            // monotonic
     dtask_err why; char why_text[512];
-    pthread_t io;
     sigset_t signals;            // of the thread that started it
 
     dtask_task **table; size_t ntable, ctable;
@@ -279,20 +312,12 @@ struct dtask_worker {
     dti_queue parked;            // warm ones, oldest first
     dti_queue lonely;            // begin or go on when nothing runs
     dtask_task *alone;           // runs, and nothing beside it
-    dtask_task *out, *out_last;  // the outbox
-    unsigned nout;
-    bool urgent;                 // it must not wait
-    int64_t flush_at;            // monotonic: it may wait so long; 0: for the next turn
     unsigned executing, running[DTI_POOLS]; // frames that hold a slot; of each pool
     unsigned staying, aside;     // of those executing: what runs alone does not wait for them
-    bool drain;                  // run dry, then claim with nothing running
+    unsigned drain;              // links that drain: run dry, then claim with nothing running
     int64_t dry_at;              // monotonic: since when something waits to run alone, 0 none
     int64_t limit_at;            // monotonic: first `timeout` to look at, 0 none
-    int64_t due_at;              // wall clock: first due that we caused, 0 none
     int64_t leaked_at;           // monotonic: since when all slots of a pool are leaked
-    dti_frames unread; int64_t unread_at; // the I/O thread's: mail that could not be read; when to try again, 0 never
-    bool io_sleeps;
-    uint64_t bell_slots;         // in use
 
     unsigned slots, nthreads, idle, leaked; // C pool
     dti_fiber *spare; unsigned nspare;
@@ -304,7 +329,7 @@ struct dtask_worker {
 // worker.c
 dtask_err dti_handler_add(dtask_worker *, const dtask_b_type *, dti_poolkind, dtask_fn *, void *arg, dti_handler **out);
 dti_handler *dti_handler_of(dtask_worker *, uint32_t type_no);
-dtask_err dti_worker_hello(dtask_worker *);  // a new incarnation; engine call
+dtask_err dti_link_hello(dti_link *);        // a new incarnation; engine call
 void dti_worker_hold(dtask_worker *);
 void dti_worker_drop(dtask_worker *);
 void dti_worker_gone(dtask_worker *);        // its last holder has dropped it
@@ -312,8 +337,11 @@ bool dti_worker_forked(const dtask_worker *); // this is the copy in a child pro
 void dti_worker_fail(dtask_worker *, dtask_err, const char *text); // L: it ends at once, for this reason
 
 // io.c
-void *dti_io_main(void *worker);
-void dti_io_ring(dtask_worker *);            // L: it has something to do
+void *dti_io_main(void *link);
+void dti_io_ring(dti_link *);                // L: it has something to do
+void dti_io_ring_all(dtask_worker *);        // L: those that sleep look at what is new
+void dti_io_room(dtask_worker *);            // L: a slot is free; a link whose turn it is asks for it
+void dti_link_drain(dti_link *, bool);       // L
 void dti_out_add(dtask_task *, bool urgent); // L: the frame has something to send
 
 // message.c
@@ -325,6 +353,7 @@ typedef struct {
 } dti_flight;
 typedef struct {
     dtask_worker *w;
+    dti_link *link;
     dti_arena mem;               // of the request; kept until it is answered
     dti_message messages[DTI_MESSAGES_MAX];
     dti_flight flights[DTI_MESSAGES_MAX];
@@ -336,11 +365,11 @@ void dti_compose(dti_turnbox *);             // makes the children's records
 
 // answer.c
 void dti_answers(dti_turnbox *, dti_turn *);
-void dti_mail_again(dtask_worker *);         // reads what could not be read
-void dti_frames_void(dti_turnbox *);         // L: every token is void, and what is in flight too
+void dti_mail_again(dti_link *);             // reads what could not be read
+void dti_frames_void(dti_turnbox *);         // L: every token of its shard is void, and what is in flight too
 
 // frame.c
-dtask_task *dti_frame_new(dtask_worker *, dti_handler *, const dti_claim *); // L
+dtask_task *dti_frame_new(dti_link *, dti_handler *, const dti_claim *); // L
 dtask_task *dti_frame_find(dtask_worker *, uint64_t job, uint32_t ord); // L
 void dti_frame_rest(dtask_task *);           // L: frees it if nothing needs it any more
 void dti_frame_lose(dtask_task *);           // L: its token is void

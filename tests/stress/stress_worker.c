@@ -207,7 +207,7 @@ static void *client(void *arg) {
 static void kill_one(dtask_app *app, dtask_worker *w) {
     dti_arena mem = {0};
     pthread_mutex_lock(&w->lock);
-    uint64_t no = w->no;
+    uint64_t no = w->links->no;
     pthread_mutex_unlock(&w->lock);
     dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 1000, .dead = &no, .ndead = 1, .charge_all = true}};
     CHECK(!dti_engine_call(app->engine, &mem, &op));

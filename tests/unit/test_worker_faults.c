@@ -156,9 +156,9 @@ BOTH(worker_faults, a_life_that_ends_leaves_nothing) {
     setenv("DYNATASK_LEASE", "1", 1);
     rig_fault = fail_turns;
     rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"all", "n:i -> i", sends_all}, {0}}, ONE);
-    uint64_t was = r.worker->no;
+    uint64_t was = r.worker->links->no;
     dtask_job *job = rig_job(&r, "all", NULL, 0);
-    while (r.worker->no == was) rig_pause(1);
+    while (r.worker->links->no == was) rig_pause(1);
     failing = 0;
     OK(rig_end(job, &n));
     cr_assert_eq(n, 42);

@@ -283,8 +283,8 @@ BOTH(worker_life, turns_that_fail) {
     cr_assert_eq(n, 1);
     attempts = 0;
     dtask_job *job = rig_job(&r, "fails", NULL, 1000000);
-    uint64_t was = r.worker->no;
-    while (r.worker->no == was) rig_pause(10);
+    uint64_t was = r.worker->links->no;
+    while (r.worker->links->no == was) rig_pause(10);
     failing = 0;
     OK(rig_end(job, &n));        // what the old one held is given back
     cr_assert_eq(n, 2);
@@ -644,7 +644,7 @@ static void busy_call(dti_engine *e, dti_arena *arena, dti_op *ops, size_t n) {
     turns++;
     if (++unseen > unseen_most) unseen_most = unseen;
     pthread_mutex_lock(&busy->lock);
-    busy->urgent = true;
+    busy->links->urgent = true;
     pthread_mutex_unlock(&busy->lock);
 }
 

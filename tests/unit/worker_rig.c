@@ -85,7 +85,7 @@ uint64_t rig_count(dtask_job *job, const char *name) {
 
 void rig_kill(rig *r, dtask_worker *w) {
     dti_arena mem = {0};
-    uint64_t no = w->no;
+    uint64_t no = w->links->no;
     dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 1000, .dead = &no, .ndead = 1, .charge_all = true}};
     OK(dti_engine_call(r->app->engine, &mem, &op));
     dti_arena_done(&mem);
