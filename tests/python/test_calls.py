@@ -62,14 +62,14 @@ def test_var_args_and_keywords(app: App) -> None:
         assert show.start("x", 1, 2, z=3, y=4).result() == "x (1, 2) [('y', 4), ('z', 3)]"
 
 
-def test_known_type_without_a_worker_waits_visibly(app: App) -> None:
+def test_known_type_without_a_worker_waits_visibly(app: App, at_once: bool) -> None:
     @app.task
     def late() -> str:
         return "done"
 
     job = late.start()
     info = job.info()
-    assert (info.state, info.counts.added, info.counts.ready) == ("running", 1, 1)
+    assert (info.state, info.counts.added, info.counts.ready) == ("running", at_once, at_once)
     assert job.wait(0) is False
     with app.worker(slots=1):
         assert job.result() == "done"

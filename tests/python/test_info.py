@@ -15,7 +15,7 @@ def total(counts) -> int:  # type: ignore[no-untyped-def]
     return sum(counts[2:])  # all states
 
 
-def test_counts_at_every_stage(app: App) -> None:
+def test_counts_at_every_stage(app: App, at_once: bool) -> None:
     gate, running = threading.Event(), threading.Event()
 
     @app.task
@@ -38,7 +38,7 @@ def test_counts_at_every_stage(app: App) -> None:
 
     job = root.start()
     counts = job.info().counts
-    assert counts._asdict() == dict.fromkeys(counts._fields, 0) | {"added": 1, "ready": 1}
+    assert counts._asdict() == dict.fromkeys(counts._fields, 0) | {"added": at_once, "ready": at_once}
     with app.worker(slots=2):
         running.wait(60)
         for info in job:
@@ -114,6 +114,8 @@ def test_tags(app: App) -> None:
     def f() -> None: ...
 
     job = f.using(tags={"team": "maps", "run": "7"}).start()
+    with app.worker(slots=1):
+        job.result()
     assert job.info().tags == {"team": "maps", "run": "7"}
 
 

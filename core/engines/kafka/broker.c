@@ -15,8 +15,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { TEXT = 512, KNOWN_MAX = 65536, CLOSE_MS = 5000 };
+// Bytes of a record at most, where nobody says otherwise: what max_payload
+// allows (64 MiB), and room around it; a broker takes requests of 100 MiB.
+#define RECORD_MAX "68157440"
 
 struct dti_broker {
     rd_kafka_t *rk;
@@ -182,7 +186,7 @@ dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
     if (err) return trouble(b, topic, err);
     err = m->topic_cnt ? m->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
     rd_kafka_metadata_destroy(m);
-    if (!err) return remember(b, topic), DTASK_OK;
+    if (!err || err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) return remember(b, topic), DTASK_OK;
     if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return trouble(b, topic, err);
     return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
 }
@@ -210,7 +214,9 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n) {
         if (dti_broker_knows(b, topics[i]) == DTASK_OK) continue; // no right to make topics is needed where they are
         list[count] = rd_kafka_NewTopic_new(topics[i], (int)b->partitions, b->replication, why, sizeof why);
         if (!list[count]) err = dti_fail(DTASK_EARGS, "Kafka's topic %s cannot be made: %s", topics[i], why);
-        else rd_kafka_NewTopic_set_config(list[count++], "retention.ms", "-1"); // accepted is kept
+        if (err) break;
+        rd_kafka_NewTopic_set_config(list[count], "retention.ms", "-1"); // accepted is kept
+        rd_kafka_NewTopic_set_config(list[count++], "max.message.bytes", RECORD_MAX);
     }
     if (!err && count) {
         rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
@@ -224,6 +230,10 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n) {
         rd_kafka_AdminOptions_destroy(options);
         rd_kafka_queue_destroy(answers);
     }
+    // They are made when the controller says so, which is before a broker shows them.
+    int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
+    for (size_t i = 0; i < n && !err; i++)
+        while ((err = dti_broker_knows(b, topics[i])) == DTASK_ENOTFOUND && dti_mono_us() < until) usleep(1000);
     for (size_t i = 0; i < count; i++) rd_kafka_NewTopic_destroy(list[i]);
     free(list);
     return err;
@@ -268,7 +278,7 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     b->replication = conf->replication;
     char ms[16], why[TEXT];
     snprintf(ms, sizeof ms, "%d", b->timeout_ms);
-    const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", NULL};
+    const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", "message.max.bytes", RECORD_MAX, NULL};
     rd_kafka_conf_t *settled;
     dtask_err err = b->servers && b->options ? settings(b, pairs, &settled) : dti_fail(DTASK_ENOMEM, "no memory for Kafka");
     if (!err) {

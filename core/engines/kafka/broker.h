@@ -26,7 +26,8 @@ dtask_err dti_broker_open(const dti_broker_conf *, dti_broker **out);
 void dti_broker_close(dti_broker *);     // what was written was awaited before
 
 typedef struct { int32_t partition; int64_t next; } dti_place;
-// Makes those that are not there; a topic that is there stays as it is.
+// Makes those that are not there, and returns when each is to be seen; a topic
+// that is there stays as it is.
 // EENGINE names the topic and why.
 dtask_err dti_broker_make(dti_broker *, const char *const *topics, size_t n);
 // ENOTFOUND: there is no such topic. What was found once is remembered.

@@ -173,31 +173,67 @@ static void cancel_started(kafka *k, dti_arena *arena, dti_op *op) {
 
 // ---- hello ---------------------------------------------------------------------------------
 
-static dtask_err said_hello(kafka *k, const dti_hello *h) {
-    served *s = calloc(1, sizeof *s + h->ntypes * sizeof *s->types);
+// Of the library's own types only maps are started from outside.
+static bool has_topic(dtask_str type) {
+    return type.n <= 9 || memcmp(type.p, "dynatask.", 9) || dti_str_eq(type, dti_strz(DTI_SYS_MAP));
+}
+
+// The topics of these types, and of maps: each once; the numbers come later.
+static dtask_err topics_of(kafka *k, const dti_hello *h, served **out) {
     const char **topics = calloc(h->ntypes + 1, sizeof *topics);
+    served *s = *out = calloc(1, sizeof *s + (h->ntypes + 1) * sizeof *s->types);
     dtask_err err = s && topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker's topics");
-    for (uint32_t i = 0; i < h->ntypes && !err; i++) {
-        const dti_hello_type *t = &h->types[i];
+    for (uint32_t i = 0; i <= h->ntypes && !err; i++) {
+        dtask_str type = i < h->ntypes ? h->types[i].name : dti_strz(DTI_SYS_MAP);
         char name[201];
-        if (t->refused || (t->name.n > 9 && !memcmp(t->name.p, "dynatask.", 9))) continue;
-        snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
-        err = dti_kafka_name(k->prefix, k->app, name, NULL, s->types[s->n].topic);
         size_t same = 0;
+        if (!has_topic(type)) continue;
+        snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
+        err = dti_kafka_name(k->prefix, k->app, name, NULL, s->types[s->n].topic);
         while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
-        s->types[same].type = t->no;             // of several versions the last
-        if (same < s->n) continue;
-        topics[s->n] = s->types[s->n].topic;
-        s->n++;
+        if (same == s->n) topics[s->n] = s->types[s->n].topic, s->n++;
     }
-    if (!err && s->n) err = dti_broker_make(k->broker, topics, s->n);
+    if (!err) err = dti_broker_make(k->broker, topics, s->n);
     free(topics);
-    if (err || !h->worker || !h->name.n || !s->n) return free(s), err;
+    return err;
+}
+
+// Gives the topics their types' numbers, of several versions the last; one
+// without a number is not served.
+static void number(kafka *k, const dti_hello *h, served *s) {
+    for (uint32_t i = 0; i < h->ntypes; i++) {
+        char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
+        snprintf(name, sizeof name, "%.*s", (int)h->types[i].name.n, h->types[i].name.p);
+        if (h->types[i].refused || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
+        for (size_t j = 0; j < s->n; j++)
+            if (!strcmp(s->types[j].topic, topic)) s->types[j].type = h->types[i].no;
+    }
+    size_t n = 0;
+    for (size_t j = 0; j < s->n; j++)
+        if (s->types[j].type) s->types[n++] = s->types[j];
+    s->n = n;
+}
+
+// A type has its topic before it is in the store: who finds it there can start
+// jobs of it.
+static void hello(kafka *k, dti_arena *arena, dti_op *op) {
+    dti_hello *h = &op->hello;
+    served *s = NULL;
+    dtask_err err = h->bye ? DTASK_OK : topics_of(k, h, &s);
+    if (err) {
+        op->err = err;
+    } else {
+        store_call(k, arena, op, 1);
+        if (!op->err && s) number(k, h, s);
+    }
+    if (op->err || !s || !s->n || !h->worker || !h->name.n) {
+        free(s);
+        return;
+    }
     s->worker = h->worker;
     pthread_mutex_lock(&k->lock);
     LIST_INSERT_HEAD(&k->hellos, s, entry);
     pthread_mutex_unlock(&k->lock);
-    return DTASK_OK;
 }
 
 static served *take_served(kafka *k, uint64_t worker) {
@@ -358,7 +394,6 @@ static void run(kafka *k, dti_arena *arena, dti_op *ops, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (ops[i].kind == DTI_OP_READ) read_started(k, arena, &ops[i]);
         else if (ops[i].kind == DTI_OP_MARK) cancel_started(k, arena, &ops[i]);
-        else if (ops[i].kind == DTI_OP_HELLO && !ops[i].err && !ops[i].hello.bye) ops[i].err = said_hello(k, &ops[i].hello);
     }
 }
 
@@ -373,11 +408,12 @@ static void kafka_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_t
         last = i + 1;
         if (routed(&ops[i])) {
             ops[i].err = start(k, &ops[i].start);
-            if (ops[i].err) dti_note_failure(&failure);
-            continue;
+        } else if (ops[i].kind == DTI_OP_HELLO) {
+            hello(k, arena, &ops[i]);
+        } else {
+            while (last < n && !routed(&ops[last]) && ops[last].kind != DTI_OP_HELLO) last++;
+            run(k, arena, ops + i, last - i);
         }
-        while (last < n && !routed(&ops[last])) last++;
-        run(k, arena, ops + i, last - i);
         for (size_t j = i; j < last; j++)
             if (ops[j].err) dti_note_failure(&failure);
     }
