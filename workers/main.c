@@ -138,10 +138,11 @@ static int check(arguments *a) {
     return code;
 }
 
-static void print_types(const arguments *a) {
+static void print_served(const arguments *a) {
     printf("dynatask-worker %s serves %s:", dtask_version(), a->app);
     for (size_t i = 0; i < a->nplugins; i++)
-        for (const dtask_handler_v1 *h = a->loaded[i]->handlers; h->type; h++) printf(" %s", h->type);
+        for (const dtask_handler_v1 *h = a->loaded[i]->handlers; h->type; h++)
+            if (dtask_b_serves(worker, h->type)) printf(" %s", h->type);
     printf("\n");
     fflush(stdout);
 }
@@ -173,7 +174,7 @@ int main(int argc, char **argv) {
         err = dtask_worker_start(worker);
     }
     if (!err) {
-        print_types(&a);
+        print_served(&a);
         err = dtask_worker_run(worker);
     }
     code = err ? fail(err) : OK;

@@ -124,6 +124,8 @@ DTASK_API dtask_err dtask_b_handle(dtask_worker *worker, const dtask_b_type *typ
  * no other. Its handlers may outlive their timeout for as long as they like.
  * Waits. ENOTFOUND. */
 DTASK_API dtask_err dtask_b_only(dtask_worker *worker, dtask_job *job);
+/* Whether it has a handler of this type that the option `types` does not leave out. */
+DTASK_API int dtask_b_serves(dtask_worker *worker, const char *type);
 /* Before start: `index` runs as callback when a job of one of these root
  * types (n = 0: any) has ended; its one argument is the job's handle. If the
  * option types leaves it out, it waits for a worker that serves it. */

@@ -196,6 +196,12 @@ dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkin
     return DTASK_OK;
 }
 
+int dtask_b_serves(dtask_worker *w, const char *type) {
+    for (size_t i = 0; i < w->nhandlers; i++)
+        if (!strcmp(w->handlers[i]->name, type)) return !w->handlers[i]->off && !w->handlers[i]->absent;
+    return 0;
+}
+
 dtask_err dti_handler_name_check(const char *type) {
     return of_library(type) ? dti_fail(DTASK_EARGS, "types whose name begins with dynatask. are the library's") : DTASK_OK;
 }
