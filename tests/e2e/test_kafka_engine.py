@@ -50,6 +50,12 @@ def touch(app: App) -> None:
     touch.start()
 
 
+def test_a_type_is_known_as_soon_as_it_was_declared(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    redis = new_redis()
+    for i in range(20):  # a broker tells of a new topic a moment after its controller does
+        touch(App(f"soon-{i}", url_of(shared_kafka, redis)))
+
+
 def test_a_job_is_started_taken_in_and_ends(shared_kafka: Kafka, new_redis: NewRedis) -> None:
     redis = new_redis()
     app = App("one", url_of(shared_kafka, redis), slots=4)
