@@ -244,7 +244,7 @@ def test_render_draws_what_one_loop_draws(run, tmp_path: Path) -> None:
     assert printed.rstrip().endswith(f"by {1 + 1 + 4 + 16} tasks")
 
 
-@pytest.mark.parametrize("program", ["survey/survey.py", "survey/demo.py", "crawl/crawl.py", "fib/fib.py", "render/render.py"])
+@pytest.mark.parametrize("program", ["survey/survey.py", "survey/demo.py", "crawl/crawl.py", "fib/fib.py", "render/render.py", "fleet/words.py", "fleet/fleet.py"])
 def test_wrong_words_are_a_usage_error(program: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / program, "no such", "thing", "at all"], cwd=tmp_path, capture_output=True, text=True
