@@ -19,6 +19,7 @@
     X(LATE_TURN, "a turn below the worker's nonce is applied")                               \
     X(TOLD_ONCE, "told leaves out children that were told before")                           \
     X(THEN_RUNS, "`then` runs its handler after a failure")                                  \
+    X(LIFE_CHARGED, "a worker's new life charges what its last one held")                     \
     X(PURGE_BLOBLESS, "a purge leaves the job's large values")
 
 typedef enum {

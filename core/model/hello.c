@@ -121,8 +121,16 @@ static void lapse(dti_tx *tx, uint8_t kind, uint64_t worker, int64_t at) {
     dti_put(tx->store, DTI_T_LAPSE, (uint64_t)at, dti_w(tx)->meta->next_lapse++, 0, &row, sizeof row);
 }
 
-static void worker_begin(dti_tx *tx, dti_hello *h, dti_hash id) {
+static uint64_t worker_find(dti_tx *tx, dtask_str name) {
+    dti_hash id = name_hash(name);
+    size_t n;
+    const uint64_t *no = dti_get(tx->store, DTI_T_WORKERID, id.h[0], id.h[1], 0, &n);
+    return no ? *no : 0;
+}
+
+static void worker_begin(dti_tx *tx, dti_hello *h) {
     dti_meta *m = dti_w(tx)->meta;
+    dti_hash id = name_hash(h->name);
     dti_workerrow w = {.version = DTI_ROW_VERSION, .no = m->next_worker++, .lease_us = h->lease_us, .since = tx->now};
     memcpy(w.name, h->name.p, h->name.n < sizeof w.name ? h->name.n : sizeof w.name);
     if (h->lease_us) {
@@ -161,11 +169,11 @@ dtask_err dti_op_hello(dti_tx *tx, dti_hello *h) {
             return dti_fail(DTASK_EARGS, "listener %u names a type that is not declared with it", i);
     }
     if (h->name.n > sizeof(((dti_workerrow *)0)->name)) return dti_fail(DTASK_EARGS, "a worker's name has at most 64 bytes");
-    dti_hash id = dti_hash128(h->name.p, h->name.n, 0);
-    size_t n;
-    const uint64_t *have = worker ? dti_get(tx->store, DTI_T_WORKERID, id.h[0], id.h[1], 0, &n) : NULL;
+    uint64_t last = worker && h->was.n ? worker_find(tx, h->was) : 0, have = worker ? worker_find(tx, h->name) : 0;
+    dti_workerrow *before = last ? dti_mut(tx->store, DTI_T_WORKER, last, 0, 0) : NULL;
+    if (before && !before->dead) dti_worker_end(tx, before, DTI_PLANTED(LIFE_CHARGED));
     if (have) { // said before; its types stand
-        h->worker = *have;
+        h->worker = have;
         refuse(tx, h, false);
         return DTASK_OK;
     }
@@ -174,7 +182,7 @@ dtask_err dti_op_hello(dti_tx *tx, dti_hello *h) {
     for (uint32_t i = 0; i < h->ntypes; i++) declare(tx, &h->types[i], worker && !h->types[i].named, false);
     if (!worker) return DTASK_OK;
     listen(tx, h);
-    worker_begin(tx, h, id);
+    worker_begin(tx, h);
     return DTASK_OK;
 }
 

@@ -100,6 +100,7 @@ typedef struct {
 enum { DTI_L_CALLBACK, DTI_L_TRIGGER };
 typedef struct {
     dtask_str name;              // of this incarnation; empty: a client declares types, fills only what is absent
+    dtask_str was;               // the name of its last one, if any, which ends: it did not die, so nothing that it held is charged
     int64_t lease_us;            // 0: the engine sees deaths itself
     dti_hello_type *types; uint32_t ntypes;
     const dti_listen *listens; uint32_t nlistens;

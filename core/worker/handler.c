@@ -193,7 +193,7 @@ static dtask_err put_tags(dtask_task *f, dti_buf *b) {
     dtask_str tags = !err && op.read.n ? op.read.jobs[0].tags : (dtask_str){0};
     if (tags.n) dti_mp_put_raw(b, tags);
     else dti_mp_put_map(b, 0);
-    if (!err) {
+    if (!err && !f->lost) {
         pthread_mutex_lock(&w->lock);
         w->tags.n = 0;
         w->tags_of = dti_buf_add(&w->tags, tags.p, tags.n) ? f->job : 0;

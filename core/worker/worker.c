@@ -332,51 +332,60 @@ static int by_no(const void *a, const void *b) {
     return x->no < y->no ? -1 : x->no > y->no;
 }
 
-static dtask_err serve(dtask_worker *w, uint32_t no, uint32_t handler) {
-    if (!dti_grow(&w->served, w->nserved, &w->cserved, sizeof *w->served)) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
-    w->served[w->nserved++] = (dti_served){no, handler};
+typedef struct { dti_served *v; size_t n, cap; } served;
+
+static dtask_err serve(served *s, uint32_t no, uint32_t handler) {
+    if (!dti_grow(&s->v, s->n, &s->cap, sizeof *s->v)) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
+    s->v[s->n++] = (dti_served){no, handler};
     return DTASK_OK;
 }
 
 // Older versions that it still runs, as far as they are known.
-static dtask_err serve_older(dtask_worker *w, dti_handler *h) {
+static dtask_err serve_older(dtask_worker *w, dti_handler *h, served *s) {
     dti_arena mem = {0};
     dtask_err err = DTASK_OK;
     for (uint32_t v = h->min_version; v && v < h->version && !err; v++) {
         dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = dti_strz(h->name), .version = v}};
         err = dti_engine_call(w->engine, &mem, &op);
-        if (!err && op.read.n) err = serve(w, op.read.types[0].row.no, h->index);
+        if (!err && op.read.n) err = serve(s, op.read.types[0].row.no, h->index);
     }
     dti_arena_done(&mem);
     return err;
 }
 
-// What the first hello answered becomes what is served. The numbers of types
-// are for ever, so that later lives, in which handlers of the one before may
-// still run and read this, have nothing to change.
+// What hello answered becomes what is served. A type's number is another one
+// only in a store that has lost it; handlers of the life before may still run
+// and look at its info, which stays.
 static dtask_err take_types(dtask_worker *w, const dti_hello_type *types, const uint32_t *handlers, uint32_t n) {
-    dtask_err err = DTASK_OK;
-    if (n && w->handlers[handlers[0]]->info) {
-        for (uint32_t i = 0; i < n; i++) {
-            const dti_handler *h = w->handlers[handlers[i]];
-            if (h->info && h->info->no != types[i].no)
-                return dti_fail(DTASK_EENGINE, "the store has lost its last writes, and gives the type %s another number: start the worker anew", h->name);
-        }
-        return DTASK_OK;
+    bool known = w->nserved > 0, told = false;
+    for (uint32_t i = 0; i < n; i++) {
+        const dti_typeinfo *info = w->handlers[handlers[i]]->info;
+        known &= info && info->no == types[i].no;
+        told |= info && info->no != types[i].no;
     }
+    if (known) return DTASK_OK;
+    if (told && w->nlinks > 1)   // the other shards have the old one
+        return dti_fail(DTASK_EENGINE, "a shard has lost its last writes, and gives its types other numbers: start the worker anew");
+    served s = {0};
+    dtask_err err = DTASK_OK;
     for (uint32_t i = 0; i < n && !err; i++) {
         dti_handler *h = w->handlers[handlers[i]];
         dti_typeinfo *info;
         err = dti_type_parse(&w->infos, types[i].no, types[i].version, types[i].name, types[i].signature, types[i].options, &info);
         if (err) break;
-        if (!h->info || h->info->no != info->no) h->info = info; // handlers that run look at it
+        h->info = info;
         h->ahead = info->crashes > 0;
         for (uint32_t k = 0; k < info->nkeys; k++) h->ahead &= info->keys[k].spec.kind != DTI_KEY_LIMIT;
         if (types[i].named) continue;
-        err = serve(w, types[i].no, h->index);
-        if (!err) err = serve_older(w, h);
+        err = serve(&s, types[i].no, h->index);
+        if (!err) err = serve_older(w, h, &s);
     }
-    qsort(w->served, w->nserved, sizeof *w->served, by_no);
+    qsort(s.v, s.n, sizeof *s.v, by_no);
+    pthread_mutex_lock(&w->lock);
+    free(w->served);
+    w->served = s.v;
+    w->nserved = err ? 0 : s.n;
+    pthread_mutex_unlock(&w->lock);
     return err;
 }
 
@@ -430,7 +439,7 @@ dtask_err dti_link_hello(dti_link *l) {
             .subject = c->subject == UINT32_MAX ? UINT32_MAX : places[c->subject], .kind = DTI_L_CALLBACK, .states = UINT16_MAX};
     }
     int64_t now = dti_mono_us();
-    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .shard = (uint8_t)l->shard, .hello = {.name = dti_strz(name), .lease_us = w->conf.lease_us, .types = types, .ntypes = ntypes, .listens = listens,
+    dti_op ops[2] = {{.kind = DTI_OP_HELLO, .shard = (uint8_t)l->shard, .hello = {.name = dti_strz(name), .was = dti_strz(l->name), .lease_us = w->conf.lease_us, .types = types, .ntypes = ntypes, .listens = listens,
         .nlistens = nlistens}}, {.kind = DTI_OP_ERA, .shard = (uint8_t)l->shard}};
     // A type that says the same in another spelling takes the registered one.
     for (bool refused = true; refused && !err;) {
@@ -454,10 +463,12 @@ dtask_err dti_link_hello(dti_link *l) {
         // What the life before left running must not clear a place of this one.
         for (dtask_task *f = w->all; f; f = f->after)
             if (f->link == l) f->bell_slot = 0;
+        memcpy(l->name, name, sizeof name);
         l->no = ops[0].hello.worker;
         l->era = ops[1].era.era;
         l->count = l->got = 0;
         l->alive_at = now;
+        w->tags_of = 0;          // a store that began anew gives a job's number again
         pthread_mutex_unlock(&w->lock);
         if (old) w->engine->ops->bell_close(old);
         err = take_types(w, types, handlers, ntypes);

@@ -259,6 +259,7 @@ struct dti_link {
     int ring_fd;                 // an eventfd: wakes the thread, also from a signal handler
     bool io_sleeps;
     uint64_t no, era, count;     // this incarnation; turns in it
+    char name[64];               // ..as its hello said; empty: none yet
     dti_bell *bell;
     uint64_t bell_slots;         // in use
     uint64_t got;
@@ -290,7 +291,7 @@ struct dtask_worker {
 
     uint64_t only;               // not 0: the job whose tasks it claims, and no other's
     dti_handler **handlers; size_t nhandlers, chandlers;
-    dti_served *served; size_t nserved, cserved; // sorted by no
+    dti_served *served; size_t nserved; // sorted by no
     dti_callback *callbacks; size_t ncallbacks, ccallbacks;
     dti_arena infos;             // of typeinfos
     char name[64];               // of the first life, in all shards

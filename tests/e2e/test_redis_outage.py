@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from servers import Redis, RedisCluster, RedisPair
 
-from dynatask import App, EngineError, Job, UsageError, children
+from dynatask import App, EngineError, Job, UsageError, children, context
 
 NewRedis = Callable[..., Redis]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
@@ -124,6 +124,31 @@ def is_busy(server: Redis) -> bool:
         except RespError as error:
             return str(error).startswith("BUSY")
     return False
+
+
+def test_a_server_that_stands_still_costs_no_attempt(new_redis: NewRedis) -> None:
+    server = new_redis()
+    app = App("outage", server.url, lease="500ms")
+    begun, fenced = threading.Event(), threading.Event()
+    attempts: list[int] = []
+
+    @app.task
+    def waits() -> int:
+        attempts.append(context().attempt)
+        begun.set()
+        while not fenced.is_set() and not context().cancelled:
+            fenced.wait(0.01)
+        fenced.set()  # the worker could not renew its lease for so long that it gave this run up
+        return 7
+
+    with app.worker():
+        job = waits.start()
+        begun.wait(30)
+        server.pause()
+        assert fenced.wait(30)
+        server.resume()
+        assert job.result(timeout=30) == 7
+    assert attempts == [1, 1]
 
 
 def test_a_full_server_ends_tasks_and_takes_none(new_redis: NewRedis) -> None:

@@ -34,6 +34,8 @@ static void check_task_change(sim *s, const dti_op *op, uint64_t no, uint32_t i,
             FAIL("TERMINAL_ABSORBS", AT "ended, and was tried again", WHO);
     }
     if (is->lost > was->lost) {
+        if (was->owner < s->m.nworkers && s->m.workers[was->owner].left)
+            FAIL("LIFE_CHARGED", AT "is charged for a worker that did not die", WHO);
         bool died = op->kind == DTI_OP_SWEEP || (was->owner < s->m.nworkers && s->m.workers[was->owner].row.dead);
         if (!died || is->lost != was->lost + 1)
             FAIL("CHARGED_ONCE", AT "lost went from %u to %u", WHO, was->lost, is->lost);

@@ -53,7 +53,7 @@ typedef struct {
     uint32_t exts;
 } mlane;
 
-typedef struct { bool present; dti_workerrow row; uint32_t held, wakes, todo; int64_t seen; } mworker; // seen: virtual time of its last turn
+typedef struct { bool present; dti_workerrow row; uint32_t held, wakes, todo; int64_t seen; bool left; } mworker; // seen: virtual time of its last turn; left: it went on to a new life, alive
 
 typedef struct {
     dti_arena *arena;

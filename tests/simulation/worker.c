@@ -20,6 +20,9 @@ static bool serves(const sim_worker *w, uint32_t type) {
 
 void worker_join(sim *s, int wi) {
     sim_worker *w = &s->w[wi];
+    dtask_str was = w->alive ? sim_printf(s, "w%d.%u", wi, w->incarnation) : (dtask_str){0};
+    if (was.n && w->run == s->run)
+        s->m.workers[w->no].left = !s->m.workers[w->no].row.dead;
     fence(s, wi);
     w->alive = true;
     w->frozen = false;
@@ -30,7 +33,7 @@ void worker_join(sim *s, int wi) {
     s->stats->faults[FT_LEASE] += w->lease != 0;
     sim_rpc *r = sim_rpc_new(s, DTI_OP_HELLO);
     dti_hello *h = &r->op.hello;
-    *h = (dti_hello){.name = sim_printf(s, "w%d.%u", wi, w->incarnation), .lease_us = w->lease};
+    *h = (dti_hello){.name = sim_printf(s, "w%d.%u", wi, w->incarnation), .was = was, .lease_us = w->lease};
     dti_hello_type *types = sim_alloc(s, (PROG_TYPES + 3) * sizeof *types);
     bool listens = prog_has(&s->conf, PF_LISTEN); // a worker names the types that it does not serve
     for (uint32_t i = 0; i < s->ntypes; i++)
@@ -67,6 +70,7 @@ void worker_join(sim *s, int wi) {
     sim_rpc_free(s, r);
     w->nonce = w->no << 24;
     s->m.workers[w->no].seen = s->now;
+    s->m.workers[w->no].left = false;
     w->era = s->m.meta.era;
     TRACE(s, "worker %d is %llu", wi, (unsigned long long)w->no);
     sim_at(s, 10 + prng_below(&s->r, 1000), EV_WORKER, (uint32_t)wi, w->incarnation, NULL);

@@ -214,6 +214,40 @@ Test(edges, a_lease_ends_but_not_in_an_outage) {
     cr_assert_eq(op.turn.status, DTI_TURN_DEAD);
 }
 
+// The store was away, and the worker could not know: it begins a new life.
+Test(edges, a_worker_that_goes_on_under_another_name_did_not_die) {
+    dti_hello_type t = {.name = dti_strz("t"), .version = 1};
+    dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("one"), .lease_us = 1000, .types = &t, .ntypes = 1}};
+    rig_run(&g, &hello);
+    uint64_t one = hello.hello.worker, job = rig_start(&g, "j");
+    dti_want want = {g.type, 1};
+    dti_op turn = {.kind = DTI_OP_TURN, .turn = {.worker = one, .era = 1, .nonce = one << 32 | 1, .want = &want, .nwant = 1, .n = 1}};
+    rig_run(&g, &turn);
+    cr_assert_eq(turn.turn.nclaims, 1);
+    hello.hello.name = dti_strz("two");
+    hello.hello.was = dti_strz("one");
+    for (int again = 0; again < 2; again++) { // its answer was lost
+        rig_run(&g, &hello);
+        cr_assert_neq(hello.hello.worker, one);
+        turn.turn.nonce++;
+        rig_run(&g, &turn);
+        cr_assert_eq(turn.turn.status, DTI_TURN_DEAD);
+        cr_assert_eq(rig_task(&g, job, 0).state, DTI_READY);
+        cr_assert_eq(rig_task(&g, job, 0).lost, 0);
+    }
+    turn.turn.worker = hello.hello.worker;
+    turn.turn.nonce = hello.hello.worker << 32 | 1;
+    rig_run(&g, &turn);
+    cr_assert_eq(turn.turn.nclaims, 1);
+    g.now += 400;
+    for (int i = 0; i < 4; i++, g.now += 400) rig_sweep(&g); // this one dies
+    cr_assert_eq(rig_task(&g, job, 0).lost, 1);
+    hello.hello.name = dti_strz("three");
+    hello.hello.was = dti_strz("two"); // it was late: that stands
+    rig_run(&g, &hello);
+    cr_assert_eq(rig_task(&g, job, 0).lost, 1);
+}
+
 Test(edges, a_signature_may_change_when_nobody_serves_it) {
     dti_hello_type t = {.name = dti_strz("sig"), .signature = dti_strz("a:i"), .version = 1};
     dti_op op = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w5"), .types = &t, .ntypes = 1}};

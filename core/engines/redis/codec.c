@@ -130,7 +130,7 @@ static void put_intake(dti_buf *b, const dti_intake *i) {
 }
 
 static void put_hello(dti_buf *b, const dti_hello *h) {
-    dti_mp_put_array(b, 7);
+    dti_mp_put_array(b, h->was.n ? 8 : 7);
     dti_mp_put_uint(b, DTI_OP_HELLO);
     dti_mp_put_str(b, h->name);
     dti_mp_put_int(b, h->lease_us);
@@ -157,6 +157,7 @@ static void put_hello(dti_buf *b, const dti_hello *h) {
     }
     dti_mp_put_bool(b, h->bye);
     dti_mp_put_uint(b, h->worker);
+    if (h->was.n) dti_mp_put_str(b, h->was);
 }
 
 static void put_turn(dti_buf *b, const dti_turn *t) {

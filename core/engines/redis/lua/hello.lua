@@ -104,7 +104,7 @@ local function worker_begin(name, lease_us, said, replies)
     return no
 end
 
--- 2 name, 3 lease_us, 4 types, 5 listens, 6 bye, 7 worker; reply: worker, [no, refused, registered]*.
+-- 2 name, 3 lease_us, 4 types, 5 listens, 6 bye, 7 worker, 8 was; reply: worker, [no, refused, registered]*.
 function dt.op_hello(h)
     local name, said, listens = h[2] or '', h[4] or NONE, h[5] or NONE
     if h[6] then
@@ -127,6 +127,9 @@ function dt.op_hello(h)
         l[4] = l[4] or 0
     end
     if #name > 64 then return nil, EARGS, "a worker's name has at most 64 bytes" end
+    local last = worker and h[8] and tonumber(hget(hash(P .. 'workerid'), h[8]) or nil)
+    local before = last and worker_at(last)
+    if before and before.dead == 0 then dt.worker_end(before, false) end
     local have = worker and tonumber(hget(hash(P .. 'workerid'), name) or nil)
     if have then -- said before; its types stand
         local _, replies = refuse(said, false)
