@@ -71,6 +71,12 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def _drains(self) -> bool:
         """Whether it has got so far that SIGTERM is its to handle."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -88,6 +94,16 @@ class Worker:
             stall.look(self.process.pid, self.log.parent / f"{self.process.pid}.txt")
             self.kill()
             return -9
+
+
+def fleet(plugin: Path, env: dict[str, str], log: Path) -> list[Worker]:
+    """Two C and two Python workers."""
+    import dynatask
+
+    host = Path(dynatask.__file__ or "").parent / "bin" / "dynatask-worker"
+    c = [str(host), "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
+    python = [sys.executable, str(HERE / "tree.py")]
+    return [Worker(lang, cmd, env, log) for lang, cmd in [("c", c), ("python", python)] * 2]
 
 
 def expected(path: str, n: int) -> list[str]:
@@ -110,15 +126,12 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
     import tree
 
     app = tree.App("rounds", env["DYNATASK_URL"])
-    host = Path(sys.modules["dynatask"].__file__ or "").parent / "bin" / "dynatask-worker"
 
     @app.extern("p_node")
     def p_node(path: str, n: int) -> int: ...
 
-    python = [sys.executable, str(HERE / "tree.py")]
-    c = [str(host), "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
     begun = time.monotonic()
-    workers = [Worker(lang, cmd, env, folder / "workers.log") for lang, cmd in [("c", c), ("python", python)] * 2]
+    workers = fleet(plugin, env, folder / "workers.log")
     try:
         job = p_node.using(id=f"round-{number}").start("r", args.tasks)
         moments = sorted(rng.randrange(args.tasks // 50, args.tasks * 19 // 20) for _ in range(args.kills))
@@ -127,7 +140,7 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
         clock = Progress(workers)
         while (info := job.info()).state == "running":
             if clock.stands(info.counts) or clock.now - begun > LIMIT:
-                stall.dump(folder / "jobs.db", "rounds", job.id, [w.process.pid for w in workers], folder / "stall")
+                stall.dump(env["DYNATASK_URL"], "rounds", job.id, [w.process.pid for w in workers], folder / "stall")
                 raise Lost(f"no progress since {clock.now - clock.since:.0f} s, begun {clock.now - begun:.0f} s ago: {info.counts}")
             if moments and info.counts.claimed >= moments[0]:
                 moments.pop(0)
@@ -161,7 +174,8 @@ def one_round(number: int, rng: random.Random, args: argparse.Namespace, folder:
 
 
 def progress(counts: Any) -> tuple[int, int]:
-    return counts.claimed, counts.succeeded + counts.closing + counts.parked
+    """What grows as a job goes on; of no job (None) nothing does."""
+    return (0, 0) if counts is None else (counts.claimed, counts.succeeded + counts.closing + counts.parked)
 
 
 class Progress:
@@ -211,6 +225,24 @@ def check(job: Any, app: Any, result: int, tasks: int, effects: Path, number: in
         raise Lost(f"jobs {[j.id for j in app.jobs()]}")
 
 
+def compiled(folder: Path) -> Path:
+    """The C half of the tree, made in this folder."""
+    plugin = folder / "tree.so"
+    subprocess.run(
+        ["cc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", f"-I{INCLUDE}"]
+        + [str(HERE / "tree.c"), "-o", str(plugin)],
+        check=True,
+    )
+    return plugin
+
+
+def in_venv() -> None:
+    """Goes on under this checkout's .venv, where there is one."""
+    python = VENV / "bin" / "python"
+    if python.exists() and Path(sys.prefix).resolve() != VENV.resolve():
+        os.execv(python, [str(python), *sys.argv])
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=50)
@@ -220,12 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     print(json.dumps({"seed": args.seed, "rounds": args.rounds, "tasks": args.tasks, "kills": args.kills}), flush=True)
     top = Path(tempfile.mkdtemp(prefix="dynatask-rounds-"))
-    plugin = top / "tree.so"
-    subprocess.run(
-        ["cc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", f"-I{INCLUDE}"]
-        + [str(HERE / "tree.c"), "-o", str(plugin)],
-        check=True,
-    )
+    plugin = compiled(top)
     all_gaps: list[float] = []
     for number in range(1, args.rounds + 1):
         folder = top / f"round-{number}"
@@ -245,7 +272,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    python = VENV / "bin" / "python"
-    if python.exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        os.execv(python, [str(python), *sys.argv])
+    in_venv()
     sys.exit(main())

@@ -4,7 +4,7 @@ dump() leaves in a folder what a hang is explained by:
   show.json      the job, as `dynatask show --json` reads it; doctor.txt: `dynatask doctor`
   <pid>.txt      each worker: its threads and what they wait for, as the kernel
                  says, and their stacks by gdb and py-spy where these are there
-  jobs.db*       the file, its log and its bells, copied while all workers are
+  jobs.db*       sqlite: the file, its log and its bells, copied while all workers are
                  stopped, so that the copy is of one moment
 
 The live file is read by dynatask's own processes only; look into the copy.
@@ -19,15 +19,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def dump(db: Path, app: str, job: str, pids: Iterable[int], to: Path) -> None:
+def dump(url: str, app: str, job: str, pids: Iterable[int], to: Path) -> None:
     """Writes it all into the folder `to`, which it makes. Takes seconds. What one tool cannot say, the others still do."""
     to.mkdir()
     pids = list(pids)
-    where = ["--app", app, "--url", f"sqlite:{db}"]
+    where = ["--app", app, "--url", url]
     _run(to / "show.json", ["dynatask", "show", job, "--json", *where])
     _run(to / "doctor.txt", ["dynatask", "doctor", *where])
     for pid in pids:
         look(pid, to / f"{pid}.txt")
+    if not url.startswith("sqlite:"):
+        return
+    db = Path(url.removeprefix("sqlite:"))
     for pid in pids:
         _signal(pid, signal.SIGSTOP)
     try:

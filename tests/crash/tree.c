@@ -1,6 +1,6 @@
 /* The C half of the crash rounds' tree: c_node(path, n) is a subtree of n
- * tasks. It notes its path in the log of effects, splits n - 1 tasks among at
- * most 27 children, C and Python by turns, and waits for them or not. */
+ * tasks. It notes its path and attempt in the log of effects, splits n - 1
+ * tasks among at most 27 children, C and Python by turns, and waits for them or not. */
 #include <dynatask.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,9 +13,9 @@ enum { FAN = 27 };
 /* One write to a file opened for appending: lines of many processes do not mix.
  * A kill may cut a write where a page ends; so each begins a line of its own,
  * and is whole if it has its closing mark. */
-static void note(dtask_str path) {
+static void note(dtask_str path, uint64_t attempt) {
     char line[512];
-    int n = snprintf(line, sizeof line, "\n%.*s c;\n", (int)path.n, path.p);
+    int n = snprintf(line, sizeof line, "\n%.*s c %u;\n", (int)path.n, path.p, (unsigned)attempt);
     int fd = open(getenv("EFFECTS"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0 || write(fd, line, (size_t)n) != n) abort();
     close(fd);
@@ -23,11 +23,11 @@ static void note(dtask_str path) {
 
 static dtask_err c_node(dtask_task *task, void *arg) {
     dtask_str path;
-    uint64_t n;
+    uint64_t n, attempt;
     (void)arg;
     dtask_err err = dtask_args(task, "path:s n:u", &path, &n);
-    if (err) return err;
-    note(path);
+    if (err || (err = dtask_info(task, "attempt:u", &attempt))) return err;
+    note(path, attempt);
     dtask_child *children[FAN];
     uint64_t left = n - 1, k = left < FAN ? left : FAN, sum = 1;
     for (uint64_t i = 0; i < k; i++) {

@@ -5,7 +5,7 @@ is DYNATASK_URL, its log of effects EFFECTS."""
 import asyncio
 import os
 
-from dynatask import App, JobInfo, children, then
+from dynatask import App, JobInfo, children, context, then
 
 FAN = 27
 app = App("rounds")
@@ -32,7 +32,7 @@ def c_node(path: str, n: int) -> int: ...
 
 @app.task(crashes=20)
 def p_node(path: str, n: int) -> int:
-    note(f"{path} p")
+    note(f"{path} p {context().attempt}")
     hs = [(c_node if c else a_node if i % 5 == 2 else p_node).spawn(p, m) for i, (p, m, c) in enumerate(parts(path, n))]
     way = len(path) % 4
     if way == 0:
@@ -44,13 +44,13 @@ def p_node(path: str, n: int) -> int:
 
 @app.task(crashes=20)
 def p_last(path: str, n: int) -> int:
-    note(f"{path} p")
+    note(f"{path} p {context().attempt}")
     return n
 
 
 @app.task(crashes=20)
 async def a_node(path: str, n: int) -> int:
-    note(f"{path} a")
+    note(f"{path} a {context().attempt}")
     if len(path) % 2:
         async with children():
             for p, m, c in parts(path, n):
