@@ -120,6 +120,9 @@ enum { DTASK_B_THREAD = 0, DTASK_B_LOOP = 1 }; /* one handler at a time; or many
 /* Before start: a type whose handler is the binding's, for seats of this
  * kind. *out_index names it in items. */
 DTASK_API dtask_err dtask_b_handle(dtask_worker *worker, const dtask_b_type *type, int seat, uint32_t *out_index);
+/* Before start: this worker is one of several that the binding makes one of,
+ * which together have these n types: what the option types may name. EARGS. */
+DTASK_API dtask_err dtask_b_among(dtask_worker *worker, const char *const *has, size_t n);
 /* Before start: claims tasks of this job, its callbacks and its undo, and of
  * no other. Its handlers may outlive their timeout for as long as they like.
  * Waits. ENOTFOUND. */

@@ -225,6 +225,13 @@ dtask_err dtask_b_handle(dtask_worker *w, const dtask_b_type *type, int seat, ui
     return err;
 }
 
+dtask_err dtask_b_among(dtask_worker *w, const char *const *has, size_t n) {
+    if (w->started) return dti_fail(DTASK_EUSAGE, "what the option types may name is said before a worker starts");
+    dtask_err err = dti_types_check(w->conf.types, has, n);
+    if (!err) w->among = true;
+    return err;
+}
+
 dtask_err dtask_b_only(dtask_worker *w, dtask_job *job) {
     dtask_err err = dti_app_check(w->app);
     if (err) return err;
@@ -481,6 +488,7 @@ dtask_err dti_link_hello(dti_link *l) {
 
 // What the option `types` names is there.
 static dtask_err check_types(dtask_worker *w) {
+    if (w->among) return DTASK_OK; // checked for all of them together
     const char **has = calloc(w->nhandlers + 1, sizeof *has);
     if (!has) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
     size_t n = 0;

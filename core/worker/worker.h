@@ -289,6 +289,7 @@ struct dtask_worker {
     pthread_cond_t moved;        // outboxes went, ords came, it ended
     atomic_int refs;             // the caller's, each thread's, each seat's
 
+    bool among;                  // one of several: what the option types names was checked
     uint64_t only;               // not 0: the job whose tasks it claims, and no other's
     dti_handler **handlers; size_t nhandlers, chandlers;
     dti_served *served; size_t nserved; // sorted by no

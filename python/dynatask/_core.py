@@ -444,6 +444,11 @@ class CoreWorker:
         keep = [ffi.new("char[]", r.encode()) for r in roots]
         _check(lib.dtask_b_on_complete(self.pointer, index, ffi.new("const char *[]", keep), len(roots)))
 
+    def among(self, served: Sequence[str]) -> None:
+        """Before start: it is one of several workers, which together have these types. BadArguments: the option types names another."""
+        keep = [ffi.new("char[]", s.encode()) for s in served]
+        _check(lib.dtask_b_among(self.pointer, ffi.new("const char *[]", [*keep, _NULL]), len(served)))
+
     def only(self, job: EngineJob) -> None:
         """Before start: claims tasks of this job and its callbacks alone. Waits. NotFound."""
         _check(lib.dtask_b_only(self.pointer, job.pointer))

@@ -31,10 +31,13 @@ class Crew:
     """
 
     def __init__(
-        self, app: App, types: Sequence[TypeCore], threads: int, coroutines: int, options: Mapping[str, str], *, told: Sequence[TypeCore] = ()
-    ) -> None:
+        self, app: App, types: Sequence[TypeCore], threads: int, coroutines: int, options: Mapping[str, str], served: Sequence[str], *,
+        told: Sequence[TypeCore] = (), loop: type[Loop] = Loop,
+    ) -> None:  # fmt: skip
+        """served: the types of all crews and plugins that go together, which are what the option types may name."""
         self.app = app
         self.core = CoreWorker(app.engine, dict(options))
+        self.core.among(served)
         self.types: dict[int, TypeCore] = {}  # by the number in items
         self.ended = threading.Event()
         self.error: BaseException | None = None
@@ -47,7 +50,7 @@ class Crew:
         for core in told:
             self._handle(core)
         self._slots = [Slot(self, i) for i in range(threads)] if any(not t.is_async for t in types) else []
-        self.loop = Loop(self, coroutines) if any(t.is_async for t in types) else None
+        self.loop = loop(self, coroutines) if any(t.is_async for t in types) else None
 
     def _handle(self, core: TypeCore) -> int:
         number = self.core.handle(core.row(), _core.LOOP if core.is_async else _core.THREAD)

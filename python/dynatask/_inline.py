@@ -9,6 +9,8 @@ outcomes, and keeps the lease while somebody sits at a breakpoint; what
 dynatask itself serves, start_map's bookkeeping, runs on a thread of the core.
 
 Not done: handlers in C. They run on the threads of a worker with `plugins=`.
+A wait for what nobody serves, such a one or a type that the option `types`
+leaves out, is UsageError: nobody else could come, so it would be for ever.
 """
 
 # pyright: reportPrivateUsage=false
@@ -17,6 +19,7 @@ Not done: handlers in C. They run on the threads of a worker with `plugins=`.
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,17 +29,22 @@ from greenlet import getcurrent, greenlet
 from . import _core
 from ._core import EngineJob, Item
 from ._crew import Crew
-from ._frame import milliseconds
+from ._frame import passed
+from ._loop import Loop, LoopFrame
 from ._slots import Slot
 from ._watch import look_out
-from .errors import NotFound
+from .errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from ._frame import Frame
     from .app import App
+    from .handles import End
 
 _COROUTINES = 256
 _TRACES_MAX = 100
+_LOOK = 0.25  # a wait looks so often whether what it waits for can begin, in seconds
+_ROWS = 1024  # read at once
+_READY = 2  # of a row: the task's state
 
 
 class Traces:
@@ -111,6 +119,27 @@ class _Here(Slot):
         return super()._failed(frame, error)
 
 
+class _LoopHere(Loop):
+    """Runs coroutines on the loop of the wait. Ctrl-C in one is for the program, as in _Here."""
+
+    leaving = False
+    _interrupt: KeyboardInterrupt | None = None
+
+    def _failed(self, frame: LoopFrame, error: BaseException) -> tuple[int, bytes]:
+        if not isinstance(error, KeyboardInterrupt):
+            return super()._failed(frame, error)
+        self._crew.stop(0)  # before it is given back
+        if self._interrupt is None:
+            self._interrupt = error
+            self.loop.call_soon(self._out)
+        return _core.UNWOUND, b""
+
+    def _out(self) -> None:
+        """Ends the run of the loop; not the one that leaves the wait."""
+        if self._interrupt is not None and not self.leaving:
+            raise self._interrupt
+
+
 class Inline:
     """The waits of one thread for one job. `with` outside of event loops, `async with` on one."""
 
@@ -118,7 +147,10 @@ class Inline:
         self._app = app
         self._job = job
         types = [t._core for t in app.types.values() if t._core.served]
-        self._callbacks = [t.name for t in types if t.callback_of is not None]
+        self._only = [name for part in app.read_config()["types"].split(",") if (name := part.strip())]
+        self._callbacks = [t.name for t in types if t.callback_of is not None and (not self._only or t.name in self._only)]
+        self._counts: object = None  # at the last look, if nothing ran
+        self._look_at = time.monotonic() + _LOOK
         for type in types:
             type.max_payload = app.max_payload
         kinds = [[t for t in types if t.is_async is kind] for kind in (False, True)]
@@ -127,7 +159,7 @@ class Inline:
         self._here: list[_Here] = []
         self._sitting: list[asyncio.Task[None]] = []
         for kind in [k for k in kinds if k] or [[]]:
-            crew = Crew(app, kind, 0, _COROUTINES, {})
+            crew = Crew(app, kind, 0, _COROUTINES, {}, list(app.types), loop=_LoopHere)
             crew.core.only(job)
             self._crews.append(crew)
             if crew.loop is None:
@@ -169,6 +201,8 @@ class Inline:
     async def __aexit__(self, *error: Any) -> None:
         loop = asyncio.get_running_loop()
         for crew in self._crews:
+            if isinstance(crew.loop, _LoopHere):
+                crew.loop.leaving = True
             crew.stop(0)
         await asyncio.gather(*self._sitting, return_exceptions=True)
         for here in self._here:
@@ -204,11 +238,49 @@ class Inline:
         if job.end() is not None:
             return True
         future, done = look_out(self._app.engine, job)
-        left = milliseconds(deadline)
         try:
-            await asyncio.wait_for(asyncio.shield(future), None if left < 0 else left / 1000)
-        except (asyncio.TimeoutError, TimeoutError):
-            return False
+            return await self.of(future, deadline)
         finally:
             done()
+
+    async def of(self, future: asyncio.Future[End], deadline: float | None) -> bool:
+        """Whether the future is done in time. UsageError: the job waits for a type that nobody serves."""
+        while not future.done():
+            now = time.monotonic()
+            if passed(deadline):
+                return False
+            if now >= self._look_at:
+                self._look()
+                self._look_at = now + _LOOK
+            await asyncio.wait([future], timeout=min(self._look_at, deadline or self._look_at) - now)
         return True
+
+    # ---- what nobody serves -------------------------------------------------------------
+
+    def _look(self) -> None:
+        """If nothing was claimed since the last look and nothing runs: whether what is ready is of a type without a worker."""
+        counts = self._app.read_job(self._job.id).counts
+        stands = counts.ready > 0 and counts.running == 0
+        if stands and counts == self._counts:
+            self._complain(counts.added)
+        self._counts = counts if stands else None
+
+    def _complain(self, added: int) -> None:
+        served = {type["name"] for type in self._app.read({"what": "types"}) if type["workers"]}
+        for first in range(0, added, _ROWS):
+            ords = list(range(first, min(added, first + _ROWS)))
+            for row in self._app.read({"what": "rows", "id": self._job.id, "ords": ords}):
+                if row[3] == _READY and row[2] not in served:
+                    raise UsageError(self._unserved(row[2], f"{self._job.id}/{row[0]}"))
+
+    def _unserved(self, name: str, task: str) -> str:
+        what = f"the wait would be for ever: the task {task} is of the type {name}, which nobody serves: "
+        type = self._app.types.get(name)
+        if self._only and name not in self._only:
+            return f"{what}the option types, which names {', '.join(self._only)}, leaves it out, so add it there"
+        if type is not None and type._core.served:
+            return f"{what}it was declared after the wait had begun, so declare it before"
+        return (
+            f"{what}its handler is not in Python here, so wait inside of `with app.worker(plugins=[\"./NAME.so\"]):`, "
+            "or give the app another engine than memory:?inline=1, with a worker that serves it"
+        )

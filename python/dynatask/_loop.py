@@ -265,7 +265,7 @@ class Loop:
             coro = core.fn(*args, **kwargs)
         except BaseException as error:
             frame.alive = False
-            self.note(address, *frame.raised(error))
+            self.note(address, *self._failed(frame, error))
             return
         finally:
             enter(None)
@@ -282,11 +282,15 @@ class Loop:
         try:
             what, payload = frame.returned(task.result())
         except _Exit as exit:
-            what, payload = frame.raised(exit.error)
+            what, payload = self._failed(frame, exit.error)
         except BaseException as error:
-            what, payload = frame.raised(error)
+            what, payload = self._failed(frame, error)
         frame.alive = False
         self.note(frame.address, what, payload)
+
+    def _failed(self, frame: LoopFrame, error: BaseException) -> tuple[int, bytes]:
+        """The outcome of a handler that raised. Of an inline wait it differs (_inline.py)."""
+        return frame.raised(error)
 
     def note(self, address: int, what: int, payload: bytes) -> None:
         """Outcomes of one round of the loop are committed together."""

@@ -63,7 +63,7 @@ class App:
     With "memory:?inline=1" a wait outside of handlers runs the job's handlers
     itself, on its own thread: for debugging. See _inline.py; a job that nobody
     waits for does not run, and a worker serves the C handlers of its plugins
-    alone.
+    alone. A wait for what nobody serves is UsageError.
 
     Nothing is opened before the first use, which raises what is wrong with
     name, url or options: BadArguments, EngineError, VersionError. May be used
@@ -243,6 +243,10 @@ class App:
     def read(self, query: Mapping[str, Any]) -> Any:
         """One question to the store. Waits."""
         return msgspec.msgpack.decode(self.engine.read(msgspec.msgpack.encode(query)))
+
+    def read_config(self) -> dict[str, Any]:
+        """Each option's value."""
+        return {row[0]: row[1] for row in msgspec.msgpack.decode(self.engine.config())}
 
     def read_job(self, id: str) -> JobInfo:
         """Waits for the engine."""

@@ -177,6 +177,7 @@ class _One(Handle[R_co]):
         return end
 
     async def _await_stored(self, timeout: float | None) -> End:
+        deadline = deadline_of(timeout)
         job = self._stored()
         end = await in_thread(job.end)
         if end is not None:
@@ -185,8 +186,14 @@ class _One(Handle[R_co]):
             raise Deadlock(self._foreign())
         try:
             if self._app.inline:
-                async with Inline(self._app, job):
-                    return await asyncio.wait_for(self._app.watch(job), timeout)
+                async with Inline(self._app, job) as inline:
+                    ended = self._app.watch(job)
+                    try:
+                        if await inline.of(ended, deadline):
+                            return ended.result()
+                    finally:
+                        ended.cancel()
+                raise TimeoutError
             return await asyncio.wait_for(self._app.watch(job), timeout)
         except (asyncio.TimeoutError, TimeoutError):
             raise WaitTimeout(f"{self.id} is not complete after {timeout} s") from None
@@ -551,7 +558,10 @@ class Job(_One[R_co], Iterable[JobInfo], AsyncIterable[JobInfo]):
                     if self._app.inline:
                         inline = await Inline(self._app, self._stored()).__aenter__()
                     ended = self._app.watch(self._stored())
-                await asyncio.wait([ended], timeout=0.1)
+                if inline is not None:
+                    await inline.of(ended, deadline_of(0.1))
+                else:
+                    await asyncio.wait([ended], timeout=0.1)
         finally:
             if ended is not None:
                 ended.cancel()

@@ -15,8 +15,6 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from . import _core
 from . import options as opts
 from ._crew import Crew
@@ -146,7 +144,7 @@ class Worker(With["Worker"]):
         options = {k: v for k, v in self._options.items() if k != "processes"}
         if app.unopened:
             _core.check(app.name, app.url, app.options, self._served)
-        config: dict[str, Any] = {row[0]: row[1] for row in msgspec.msgpack.decode(app.engine.config())}
+        config = app.read_config()
         processes = self._options.get("processes", config["processes"])
         if isinstance(processes, bool) or not isinstance(processes, int) or not 0 <= processes <= _PROCESSES_MAX:
             raise BadArguments(f"processes is {processes!r}: give a count up to {_PROCESSES_MAX}")
@@ -187,6 +185,7 @@ class Worker(With["Worker"]):
     def _make(self, cores: list[Any], options: dict[str, str]) -> list[Crew]:
         """One crew; with slots for each type, one for each."""
         types = self._types
+        served = list(dict.fromkeys([*self._served, *(c.name for c in cores)]))
         cpus = len(os.sched_getaffinity(0))
         callbacks = [c for c in cores if c.callback_of is not None]
         if not isinstance(types, Mapping):
@@ -196,14 +195,14 @@ class Worker(With["Worker"]):
                 options["types"] = ",".join(types)
             serve = [c for c in cores if not types or c.name in types]
             told = [c for c in callbacks if c not in serve]
-            crew = Crew(self._app, serve, self._slots or cpus, self._slots or _COROUTINES, options, told=told)
+            crew = Crew(self._app, serve, self._slots or cpus, self._slots or _COROUTINES, options, served, told=told)
             self._load(crew)
             return [crew]
         crews: list[Crew] = []
         for name, slots in types.items():
             own = {**options, "slots": str(slots), "types": name}
             told = [c for c in callbacks if c.name != name]
-            crew = Crew(self._app, [c for c in cores if c.name == name], slots, slots, own, told=told)
+            crew = Crew(self._app, [c for c in cores if c.name == name], slots, slots, own, served, told=told)
             self._load(crew)
             crews.append(crew)
         return crews

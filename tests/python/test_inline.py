@@ -2,14 +2,16 @@
 
 import asyncio
 import itertools
+import signal
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dynatask import App, BadArguments, JobInfo, TaskFailed, WaitTimeout, children, context, then
+from dynatask import App, BadArguments, JobInfo, TaskFailed, UsageError, WaitTimeout, children, context, then
 
 serial = itertools.count(1)
 
@@ -221,6 +223,226 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(app: App) -> None:
     assert job.info().state == "running" and ran == [1]
     assert job.result() == 1
     assert ran == [1, 1]
+
+
+def test_ctrl_c_in_a_coroutine_does_the_same(app: App) -> None:
+    ran: list[int] = []
+    dropped: list[int] = []
+
+    @app.task
+    async def stopped(deep: bool) -> int:
+        ran.append(context().attempt)
+        await asyncio.sleep(0)
+        if len(ran) % 2:
+            await asyncio.gather(interrupt()) if deep else await interrupt()
+        return 1
+
+    async def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    @app.task
+    async def beside() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            dropped.append(1)
+
+    @app.task
+    def root(deep: bool) -> int:
+        other = beside.spawn()
+        value = stopped.spawn(deep).result()
+        other.cancel()
+        return value
+
+    for deep in (False, True):
+        ran.clear()
+        job = root.start(deep)
+        with pytest.raises(KeyboardInterrupt):
+            job.result()
+        assert job.info().state == "running" and job.info().counts.failed == 0 and ran == [1]
+        assert len(dropped) == 1  # what else ran was left too
+        assert job.result() == 1
+        assert ran == [1, 1]  # the attempt was not counted
+        dropped.clear()
+
+
+def test_ctrl_c_leaves_an_await(app: App) -> None:
+    ran: list[str] = []
+
+    @app.task
+    async def slow(n: int) -> int:
+        ran.append("coroutine")
+        if len(ran) == 1:
+            raise KeyboardInterrupt
+        return n
+
+    @app.task
+    def plain(n: int) -> int:
+        ran.append("plain")
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return slow.spawn(n).result()
+
+    async def main() -> int:
+        return await handle
+
+    for handle, before in ((slow.start(1), ["coroutine"]), (plain.start(2), ["coroutine", "plain"])):
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(main())
+        assert ran == before and handle.info().state == "running"
+        ran.append("waited again")
+        assert asyncio.run(main()) > 0
+        del ran[len(before) :]
+
+
+def test_a_signal_leaves_the_wait(app: App) -> None:
+    """The real one, which hits where the program waits for a coroutine's timer."""
+    began: list[int] = []
+
+    @app.task
+    async def sleeps() -> int:
+        began.append(context().attempt)
+        if len(began) == 1:
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+            await asyncio.Event().wait()
+        return 1
+
+    job = sleeps.start()
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    assert job.info().state == "running"
+    assert job.result() == 1 and began == [1, 1]
+
+
+@pytest.mark.parametrize("way", ["result", "iterate", "await", "async for"])
+def test_what_nobody_serves_is_no_silent_wait(app: App, way: str) -> None:
+    @app.extern()
+    def c_add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
+
+    @app.task
+    def leaf() -> int:
+        return 1
+
+    @app.task
+    async def root() -> int:
+        await leaf.spawn()
+        return await c_add.spawn(1, 2)
+
+    @app.on_complete(c_add)  # that it is listened to does not serve it
+    def done(info: JobInfo) -> None: ...
+
+    job = root.start()
+
+    async def main() -> object:
+        return await job if way == "await" else [info async for info in job]
+
+    def wait() -> object:
+        return job.result() if way == "result" else list(job) if way == "iterate" else asyncio.run(main())
+
+    for _ in range(2):  # and the program may go on, and ask again
+        with pytest.raises(UsageError) as caught:
+            wait()
+        for part in (f"{job.id}/2", "c_add", "app.worker(plugins=", "memory:?inline=1"):
+            assert part in str(caught.value)
+    assert job.info().state == "running"
+
+
+def test_it_goes_on_once_a_worker_serves_it(app: App, plugin: Callable[..., str]) -> None:
+    @app.extern()
+    def c_add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
+
+    @app.task
+    def root(n: int) -> int:
+        return c_add.spawn(n, n).result()
+
+    job = root.start(2)
+    with pytest.raises(UsageError):
+        job.result()
+    with pytest.raises(UsageError):
+        c_add.run(1, 1)
+    with app.worker(plugins=[plugin("acc")]):
+        assert job.result() == 4
+
+
+def test_a_wait_for_time_is_no_such(app: App) -> None:
+    """What is due later, or slow, is not what nobody serves."""
+
+    @app.extern()
+    def elsewhere() -> int: ...  # type: ignore[empty-body]
+
+    @app.task
+    def later() -> int:
+        return 1
+
+    @app.task
+    async def slow() -> int:
+        await asyncio.sleep(0.6)  # longer than two looks
+        return 1
+
+    @app.task
+    def root() -> int:
+        tasks = [later.using(delay=0.6).spawn(), slow.spawn()]
+        return sum(task.result() for task in tasks)
+
+    with pytest.raises(UsageError):
+        elsewhere.run()
+    assert root.run() == 2
+
+
+def test_plain_and_coroutine_types_that_the_option_types_names(app: App, monkeypatch: pytest.MonkeyPatch, plugin: Callable[..., str]) -> None:
+    ran: list[str] = []
+
+    @app.extern()
+    def c_add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
+
+    @app.task
+    def plain(n: int) -> int:
+        return n + 1
+
+    @app.task
+    async def coroutine(n: int) -> int:
+        return await plain.spawn(n) + await c_add.spawn(n, n)
+
+    @app.task
+    def left_out() -> int:
+        return 1
+
+    @app.on_complete(coroutine)
+    def done(info: JobInfo) -> None:
+        ran.append(info.state)
+
+    monkeypatch.setenv("DYNATASK_TYPES", "plain, coroutine, c_add")
+    with app.worker(plugins=[plugin("acc")]):
+        assert coroutine.run(2) == 7
+        assert sum(plain.start_map(range(3)).result()) == 6
+        with pytest.raises(UsageError, match="left_out.*option types.*plain, coroutine, c_add"):
+            left_out.run()
+    assert ran == []  # it is left out too
+
+
+@pytest.mark.parametrize("given", [["one", "two"], {"one": 1, "two": 1}, ["one"], {"one": 1}], ids=repr)
+def test_types_of_the_worker_and_of_the_environment(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves what both name; what the environment names must be there, in any part of the worker."""
+    app = App("both", f"sqlite:{tmp_path}/jobs.db")
+
+    @app.task
+    def one() -> int:
+        return 1
+
+    @app.task
+    async def two() -> int:
+        return 2
+
+    @app.task
+    def three() -> None: ...
+
+    monkeypatch.setenv("DYNATASK_TYPES", "one, two")
+    with app.worker(types=given):
+        jobs = [one.start(), two.start(), three.start()]
+        assert jobs[0].result() == 1
+        if "two" in given:
+            assert jobs[1].result() == 2
+    assert jobs[2].info().counts.ready == 1
 
 
 def test_await_runs_them_on_the_loop_of_the_caller(app: App) -> None:
