@@ -208,8 +208,23 @@ void dti_error_put(dti_buf *, const char *type, dtask_str message, const char *l
 // they are; and the code for its state: EFAILED, ECANCELLED, ESKIPPED; 0 for a
 // good end (*out: the result).
 dtask_err dti_mail_end(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
-// The same without `errors`: to stand in the errors of another, bounded however deep a tree fails.
-dtask_err dti_mail_end_brief(dti_buf *, dtask_str job_id, const dti_mail *, dtask_str *out_result);
+// The same of a task as it was read, without `errors`: to stand in the errors of another, bounded however deep a tree fails.
+dtask_err dti_view_end_brief(dti_buf *, const dti_taskview *, dtask_str *out_result);
+// An end that the model gave for children that did not end well (reason
+// children) has no error map: this makes that of ChildrenFailed, in the arena.
+// Any other end stays as it is. Reads the children's rows; before dti_mail_end.
+dtask_err dti_mail_fill(dti_engine *, dti_arena *, dtask_str job_id, dti_mail *);
+bool dti_mail_unsaid(const dti_mail *);            // dti_mail_fill has something to do
+// Children that did not succeed (failed.c): their number, and the first 100 errors.
+enum { DTI_ERRORS_MAX = 100 };
+typedef struct { uint64_t failed; uint32_t n; dti_buf maps; } dti_failures;
+void dti_failures_add(dti_failures *, dtask_str error_map, dtask_err code); // 0: by the map's type
+// Adds these tasks, if they ended so: their outcomes are read.
+dtask_err dti_failures_read(dti_failures *, dti_engine *, dtask_str job_id, uint64_t job, const uint32_t *ords, uint32_t n);
+dtask_str dti_failures_first(const dti_failures *); // its map; empty: none
+// As the map of ChildrenFailed, its message after `before`; over `most` bytes it goes without errors.
+void dti_failures_put(const dti_failures *, dti_buf *, const char *before, const char *language, size_t most);
+void dti_failures_done(dti_failures *);
 // ENOTFOUND: it completed, and its payload went with its parent (option keep).
 dtask_err dti_payload_check(const dti_taskview *, const char *id);
 const char *dti_reason_name(uint8_t reason);       // "after", "lost"; "" for none

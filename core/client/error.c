@@ -59,7 +59,7 @@ static void copy_children(dti_buf *b, dtask_str failed, dtask_str errors) {
     if (errors.n) dti_mp_put_strz(b, "errors"), dti_mp_put_raw(b, errors);
 }
 
-static dtask_err mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result, bool whole) {
+static dtask_err mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result, bool whole, uint64_t count) {
     static const char nil[] = "\xc0";
     if (mail->state == DTI_SUCCEEDED && !mail->bad) {
         *out_result = mail->data.n ? mail->data : dti_str(nil, 1);
@@ -78,7 +78,7 @@ static dtask_err mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dt
     dti_buf_add(&id, job_id.p, job_id.n);
     dti_buf_add(&id, ord, (size_t)snprintf(ord, sizeof ord, "/%u", mail->bad ? mail->blame : mail->ord));
     dtask_str failed = dti_mp_get(error, "failed"), errors = whole ? dti_mp_get(error, "errors") : (dtask_str){0};
-    dti_mp_put_map(b, 7 + (failed.n > 0) + (errors.n > 0));
+    dti_mp_put_map(b, 7 + (failed.n || count) + (errors.n > 0));
     copy_text(b, error, "type", type);
     copy_text(b, error, "message", message);
     copy_text(b, error, "traceback", "");
@@ -91,16 +91,19 @@ static dtask_err mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dt
     dti_mp_put_uint(b, mail->attempts);
     dti_mp_put_strz(b, "reason");
     dti_mp_put_strz(b, reasons[reason].name);
+    if (!failed.n && count) dti_mp_put_strz(b, "failed"), dti_mp_put_uint(b, count);
     copy_children(b, failed, errors);
     return state == DTI_CANCELLED ? DTASK_ECANCELLED : state == DTI_SKIPPED ? DTASK_ESKIPPED : DTASK_EFAILED;
 }
 
 dtask_err dti_mail_end(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
-    return mail_end(b, job_id, mail, out_result, true);
+    return mail_end(b, job_id, mail, out_result, true, 0);
 }
 
-dtask_err dti_mail_end_brief(dti_buf *b, dtask_str job_id, const dti_mail *mail, dtask_str *out_result) {
-    return mail_end(b, job_id, mail, out_result, false);
+dtask_err dti_view_end_brief(dti_buf *b, const dti_taskview *v, dtask_str *out_result) {
+    // What the model failed for its children has its count of them, if no more.
+    bool unsaid = dti_mail_unsaid(&v->end) && v->end.blame == v->ord;
+    return mail_end(b, v->id, &v->end, out_result, false, !unsaid ? 0 : v->row.bad ? v->row.bad : 1);
 }
 
 dtask_err dti_fail_map(dtask_err err, dtask_str map) {

@@ -156,7 +156,8 @@ static dtask_err read_end(dtask_job *job, dti_arena *arena, bool *out_ended, dti
     const dti_taskview *task = whole ? &op.read.jobs[0].root : &op.read.tasks[0];
     *out_ended = dti_terminal(task->row.state);
     *out = whole ? dti_job_mail(&op.read.jobs[0]) : task->end;
-    return whole ? DTASK_OK : dti_payload_check(task, job->id);
+    if (!whole && (err = dti_payload_check(task, job->id))) return err;
+    return dti_mail_fill(job->app->engine, arena, job->job, out);
 }
 
 static dtask_err remember_end(dtask_job *job, const dti_mail *end) {
@@ -286,6 +287,7 @@ typedef struct {
     const dti_jobview *view;     // NULL: a task's handle
     const dti_taskview *task;
     dti_arena *arena;
+    dtask_err err;               // of reading what a value takes
 } info;
 
 // A text as msgpack that lives as long as the job's handle.
@@ -325,6 +327,7 @@ static dtask_str error_text(info *in) {
     if (dti_terminal(in->task->row.state)) {
         dtask_str result;
         dti_mail end = in->view ? dti_job_mail(in->view) : in->task->end;
+        if ((in->err = dti_mail_fill(in->job->app->engine, in->arena, in->job->job, &end))) return (dtask_str){0};
         map = dti_mail_end(&b, in->job->job, &end, &result) ? dti_str(b.p, b.n) : (dtask_str){0};
     }
     if (dti_mp_text(dti_mp_get(map, "type"), &type) && dti_mp_text(dti_mp_get(map, "message"), &message)) {
@@ -398,6 +401,7 @@ dtask_err dtask_job_info(dtask_job *job, const char *fmt, ...) {
         va_start(ap, fmt);
         err = dti_fmt_decode_by(info_value, &in, fmt, ap);
         va_end(ap);
+        if (in.err) err = in.err;
     }
     dti_arena_done(&arena);
     return err;

@@ -12,6 +12,7 @@ typedef struct {
     dtask_app *app;
     dtask_str query;
     dti_buf out;
+    dtask_err err;               // of reading what belongs to a row
 } question;
 
 // ---- writing --------------------------------------------------------------------------
@@ -46,13 +47,17 @@ static void put_id(dti_buf *b, const char *name, dtask_str job, uint32_t ord) {
 }
 
 // The error that a waiter would get; of a task that goes on, its last one.
-static void put_error(dti_buf *b, const dti_taskview *t, const dti_mail *end) {
+static void put_error(question *q, const dti_taskview *t, dti_mail end) {
+    dti_buf *b = &q->out;
+    dti_arena mem = {0};
     dtask_str result;
     dti_mp_put_strz(b, "error");
     size_t from = b->n;
-    if (dti_terminal(t->row.state)) dti_mail_end(b, t->id, end, &result);
+    if (!q->err) q->err = dti_mail_fill(q->app->engine, &mem, t->id, &end);
+    if (dti_terminal(t->row.state)) dti_mail_end(b, t->id, &end, &result);
     else if (t->error.n) dti_mp_put_raw(b, t->error);
     if (b->n == from) dti_mp_put_nil(b);
+    dti_arena_done(&mem);
 }
 
 // `more` pairs follow, the caller's.
@@ -81,7 +86,7 @@ static void put_task(question *q, const dti_taskview *t, uint32_t more) {
     for (uint32_t i = 0; type && i < type->nparams; i++) dti_mp_put_strz(b, type->params[i]);
     put_value(b, "args", t->args);
     put_value(b, "result", t->result);
-    put_error(b, t, &t->end);
+    put_error(q, t, t->end);
     put_value(b, "progress", t->progress);
     put_value(b, "flow", t->state);
     put_int(b, "added", r->added);
@@ -105,8 +110,7 @@ static void put_job(question *q, const dti_jobview *j) {
     put_int(b, "added", j->row.next);
     put_int(b, "claimed", (int64_t)j->row.claimed);
     for (int s = 0; s < DTI_STATES; s++) put_int(b, dti_state_names[s], j->row.count[s]);
-    dti_mail end = dti_job_mail(j);
-    put_error(b, &j->root, &end);
+    put_error(q, &j->root, dti_job_mail(j));
     put_value(b, "progress", j->root.progress);
     put_int(b, "started", j->row.created);
     put_int(b, "ended", j->row.ended);
@@ -376,6 +380,7 @@ dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out) {
     if (i == sizeof answers / sizeof *answers)
         return dti_fail(DTASK_EARGS, "A query's what is job, task, tree, jobs, type, types, workers, rows or server, not \"%.*s\".", (int)(what.n > 50 ? 50 : what.n), what.p);
     err = answers[i].read(&q, &arena);
+    if (!err) err = q.err;
     if (!err && q.out.failed) err = dti_fail(DTASK_ENOMEM, "No memory for the answer.");
     if (err) dti_buf_done(&q.out);
     else *out = dti_str(q.out.p, q.out.n);

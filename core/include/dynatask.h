@@ -162,7 +162,8 @@ DTASK_API dtask_err dtask_then(dtask_task *task, const char *type, const char *c
 /* Waits (parks: no slot, no thread) until the child, or with NULL all
  * children so far, are complete. EFAILED: one failed (and counts as looked
  * at), ECANCELLED, ESKIPPED; ETIMEOUT; EDEADLOCK: not one's own child;
- * EUNWIND: return it. */
+ * EUNWIND: return it. A handler that returns what this or dtask_child_result
+ * gave last, as it came, fails with ChildrenFailed and their errors. */
 DTASK_API dtask_err dtask_wait(dtask_task *task, dtask_child *child, int ms);
 /* Waits for the next child to complete that was not given out yet, in the
  * order of completion. ENOTFOUND: none left. */

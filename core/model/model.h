@@ -200,6 +200,7 @@ typedef struct {
     dtask_str type, by;          // names
     dtask_str args, result, error, progress, state;
     dti_mail end;                // terminal: how it ended, as a waiter gets it
+    dtask_str deps;              // failed, reason CHILDREN: those of the `then` that was not run, ords of 4 bytes
 } dti_taskview;
 typedef struct {
     uint64_t no; dtask_str id, type, tags;

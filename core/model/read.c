@@ -13,6 +13,7 @@ static void task_view(dti_tx *tx, uint64_t job, dtask_str id, uint32_t ord, cons
     if (r->bits & DTI_HAS_PROGRESS) v->progress = dti_data_get(tx, job, ord, DTI_D_PROGRESS);
     if (r->bits & DTI_HAS_STATE) v->state = dti_data_get(tx, job, ord, DTI_D_STATE);
     if (dti_terminal(r->state)) v->end = dti_mail_of(tx, job, ord, r);
+    if (r->state == DTI_FAILED && r->reason == DTI_R_CHILDREN && r->bits & DTI_HAS_DEPS) v->deps = dti_data_get(tx, job, ord, DTI_D_DEPS);
 }
 
 static bool job_view(dti_tx *tx, uint64_t job, dti_jobview *v) {

@@ -229,12 +229,15 @@ static void child_end(dtask_child *c, const dti_mail *m) {
     c->bad = m->bad || m->state == DTI_FAILED;
     dtask_str result = {0};
     c->end.n = 0;
-    c->code = dti_mail_end(&c->end, c->joined ? dti_strz(c->id) : c->task->id, m, &result);
+    dtask_str job = c->task->id;
+    uint32_t ord;
+    if (c->joined) dti_id_split(dti_strz(c->id), &job, &ord);
+    c->code = dti_mail_end(&c->end, job, m, &result);
     if (!c->code) {
         c->end.n = 0;
         dti_buf_add(&c->end, result.p, result.n);
     }
-    c->loaded = !c->end.failed;
+    c->loaded = !c->end.failed && !dti_mail_unsaid(m); // else it is read when it is asked for
 }
 
 static bool seen_add(dtask_task *f, uint32_t ord) {
@@ -267,6 +270,7 @@ static void give(dtask_task *f, const dti_mail *m) {
     if (!g) return;
     g->ord = m->ord;
     g->bad = m->bad || m->state == DTI_FAILED;
+    g->loaded = !dti_mail_unsaid(m);
     dtask_str result = {0};
     g->code = dti_mail_end(&g->end, f->id, m, &result);
     if (!g->code) {
@@ -322,7 +326,9 @@ static dtask_err load_joined(dtask_child *c) {
     dti_arena mem = {0};
     dti_op op;
     dtask_err err = read_joined(f, c->id, &mem, &op);
-    if (!err && dti_terminal(op.read.tasks[0].row.state)) {
+    bool ended = !err && dti_terminal(op.read.tasks[0].row.state);
+    if (ended) err = dti_mail_fill(f->w->engine, &mem, op.read.tasks[0].id, &op.read.tasks[0].end);
+    if (ended && !err) {
         pthread_mutex_lock(&f->w->lock);
         child_end(c, &op.read.tasks[0].end);
         pthread_mutex_unlock(&f->w->lock);
@@ -349,6 +355,7 @@ dtask_err dti_child_load(dtask_child *c) {
     dti_op op = {.read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord, .from = c->ord,
         .limit = DTI_PAGE, .whole = true}};
     dtask_err err = read_op(f, &mem, &op);
+    if (!err && op.read.n && op.read.tasks[0].ord == c->ord) err = dti_mail_fill(f->w->engine, &mem, f->id, &op.read.tasks[0].end);
     pthread_mutex_lock(&f->w->lock);
     for (uint32_t i = 0; !err && i < op.read.n; i++) {
         const dti_taskview *v = &op.read.tasks[i];
@@ -378,20 +385,18 @@ typedef struct {                 // a batch's outcome, as it is read
     size_t first_at, first_n;
 } gathering;
 
-enum { ERRORS_MAX = 100 };
-
 static void gather_one(dtask_child *c, const dti_taskview *v, bool looked, gathering *g) {
     dtask_task *f = c->task;
     dti_buf map = {0};
     dtask_str result = {0};
-    dtask_err code = dti_terminal(v->row.state) ? dti_mail_end_brief(&map, f->id, &v->end, &result) : DTASK_EUSAGE;
+    dtask_err code = dti_terminal(v->row.state) ? dti_view_end_brief(&map, v, &result) : DTASK_EUSAGE;
     if (!code) {
         if (result.n) dti_mp_put_raw(&g->results, result);
         else dti_mp_put_nil(&g->results);
     } else {
         if (!g->code) g->code = code, g->first_at = g->errors.n, g->first_n = map.n;
         g->failed++;
-        if (g->nerrors < ERRORS_MAX) {
+        if (g->nerrors < DTI_ERRORS_MAX) {
             dti_mp_put_raw(&g->errors, dti_str(map.p, map.n));
             g->nerrors++;
         }
@@ -456,13 +461,17 @@ static dtask_err gather_seg(dtask_child *c, dti_seg s, bool looked, gathering *g
 static void put_children_failed(dtask_child *c, const gathering *g, dti_buf *out) {
     dtask_task *f = c->task;
     char text[80];
-    dtask_str why = {0};
-    dti_mp_text(dti_mp_get(dti_str(g->errors.p + g->first_at, g->first_n), "message"), &why);
-    int n = snprintf(text, sizeof text, "%llu of %llu children did not succeed; the first: ", (unsigned long long)g->failed,
+    static const char *const keys[] = {"task_id", "type", "message"};
+    int n = snprintf(text, sizeof text, "%llu of %llu children did not succeed, the first ", (unsigned long long)g->failed,
         (unsigned long long)c->batch->n);
     dti_buf message = {0};
     dti_buf_add(&message, text, (size_t)n);
-    dti_buf_add(&message, why.p, why.n);
+    for (int i = 0; i < 3; i++) {
+        dtask_str why = {0};
+        dti_mp_text(dti_mp_get(dti_str(g->errors.p + g->first_at, g->first_n), keys[i]), &why);
+        if (i) dti_buf_add(&message, ": ", 2);
+        dti_buf_add(&message, why.p, why.n);
+    }
     dti_mp_put_map(out, 8);
     dti_mp_put_strz(out, "type");
     dti_mp_put_strz(out, "ChildrenFailed");
@@ -552,13 +561,31 @@ dtask_err dti_child_outcome(dtask_child *c, bool looked, dtask_str *out) {
     return c->code;
 }
 
+dtask_err dti_child_fails(dtask_child *c, dtask_err err, dtask_str end) {
+    dti_fail_map(err, end);
+    dti_failures all = {0};
+    dtask_str one;
+    if (c->batch) {
+        int64_t failed = 0;
+        dti_mp at = dti_mp_of(dti_mp_get(end, "errors"));
+        dti_mpval head;
+        for (dti_mp_next(&at, &head); at.p < at.end && dti_mp_skip(&at, &one);) dti_failures_add(&all, one, DTASK_OK);
+        if (dti_mp_int(dti_mp_get(end, "failed"), &failed)) all.failed = (uint64_t)failed;
+    } else {
+        dti_failures_add(&all, end, err);
+    }
+    dti_fallen_keep(c->task, err, &all);
+    dti_failures_done(&all);
+    return err;
+}
+
 dtask_err dtask_child_result(dtask_child *c, const char *fmt, ...) {
     dtask_str value = {0};
     dtask_err err = dti_frame_check(c->task);
     if (err) return err;
     err = dti_child_outcome(c, true, &value);
     if (err) return value.n && (err == DTASK_EFAILED || err == DTASK_ECANCELLED || err == DTASK_ESKIPPED)
-        ? dti_fail_map(err, value) : err;
+        ? dti_child_fails(c, err, value) : err;
     va_list ap;
     va_start(ap, fmt);
     err = dti_fmt_decode(value.n ? value : dti_str("\xc0", 1), false, NULL, 0, fmt, ap);

@@ -176,6 +176,8 @@ void dti_frame_rest(dtask_task *f) {
     free(f->seen);
     free(f->broken);
     dti_buf_done(&f->value);
+    dti_buf_done(&f->fallen.map);
+    free(f->fallen.text);
     dti_buf_done(&f->context);
     dti_buf_done(&f->progress);
     dti_buf_done(&f->progress_sent);

@@ -119,6 +119,25 @@ dtask_err dti_fail_as(dtask_task *f, dtask_err err, dtask_str error) {
     return dti_fail_map(err, error);
 }
 
+void dti_fallen_keep(dtask_task *f, dtask_err err, const dti_failures *children) {
+    dti_fallen *a = &f->fallen;
+    if (f->h->pool != DTI_POOL_C) return; // a binding's handler says itself what its error is
+    free(a->text);
+    a->map.n = 0;
+    dti_failures_put(children, &a->map, "", "c", f->w->conf.max_payload);
+    a->err = err;
+    a->text = a->map.failed ? NULL : strdup(dtask_err_detail());
+}
+
+// Whether the handler returned what that call gave it, and no error of its own.
+static bool has_fallen(dtask_task *f, dtask_err err) {
+    dti_fallen *a = &f->fallen;
+    if (!a->text || a->err != err || strcmp(a->text, dtask_err_detail()) || (err == DTASK_ECANCELLED && f->cancelled)) return false;
+    keep_error(f, err, a->map);
+    a->map = (dti_buf){0};
+    return true;
+}
+
 dtask_err dtask_retry(dtask_task *f, int after_ms) {
     f->retry_after_us = after_ms > 0 ? (int64_t)after_ms * 1000 : 0;
     say_error(f, DTASK_ERETRY, "ERETRY", "the handler asked to run again");
@@ -140,10 +159,12 @@ void dti_outcome_of(dtask_task *f, dtask_err err, dti_outcome *out) {
         return;
     }
     if (f->said != err) {
-        const char *detail = dtask_err_detail();
-        char text[1024];
-        snprintf(text, sizeof text, "%s", *detail ? detail : "the handler returned this error");
-        say_error(f, err, dtask_err_name(err), text);
+        if (!has_fallen(f, err)) {
+            const char *detail = dtask_err_detail();
+            char text[1024];
+            snprintf(text, sizeof text, "%s", *detail ? detail : "the handler returned this error");
+            say_error(f, err, dtask_err_name(err), text);
+        }
         if (err == DTASK_ERETRY) f->retry_after_us = -1;
         // A wait for a cancelled child is a failure of this task, unless it was asked to end itself.
         if (err == DTASK_ECANCELLED && !f->cancelled) err = DTASK_EFAILED;

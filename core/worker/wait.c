@@ -330,7 +330,9 @@ static dtask_err look_at_all(dtask_task *f) {
     if (row.open) return dti_fail(DTASK_ETIMEOUT, "%u children were not complete in time", row.open);
     if (!row.bad) return DTASK_OK;
     dti_arena mem = {0};
-    uint32_t first = 0;
+    uint32_t first[DTI_ERRORS_MAX], n = 0; // of those, whose errors are told
+    dti_failures all = {0};
+    uint64_t failed = 0;
     bool more = true;
     for (uint32_t from = f->row.base; !err && more;) {
         dti_arena_reset(&mem);
@@ -343,7 +345,8 @@ static dtask_err look_at_all(dtask_task *f) {
             const dti_taskview *v = &op.read.tasks[i];
             bool bad = v->row.state == DTI_FAILED || (v->row.state == DTI_SUCCEEDED && v->row.bad);
             if (!bad || v->row.bits & DTI_SEEN) continue;
-            if (!first) first = v->ord;
+            failed++;
+            if (n < DTI_ERRORS_MAX) first[n++] = v->ord;
             dtask_child *c = dti_child_by_ord(f, v->ord);
             if (c) c->acked = true;
             dti_ack_add(f, v->ord, false);
@@ -352,18 +355,14 @@ static dtask_err look_at_all(dtask_task *f) {
         more = op.read.more;
         from = op.read.next;
     }
-    if (!err && first) {
-        dti_arena_reset(&mem);
-        dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord,
-            .from = first, .limit = 1, .whole = true}};
-        err = dti_engine_call(f->w->engine, &mem, &op);
-        dti_buf map = {0};
-        dtask_str result;
-        if (!err && op.read.n) dti_mail_end(&map, f->id, &op.read.tasks[0].end, &result);
-        if (!err) err = map.n ? dti_fail_map(DTASK_EFAILED, dti_str(map.p, map.n)) : dti_fail(DTASK_EFAILED, "a child failed");
-        dti_buf_done(&map);
-    }
     dti_arena_done(&mem);
+    if (!err && n) err = dti_failures_read(&all, f->w->engine, f->id, f->job, first, n);
+    if (!err && n) {
+        all.failed = failed;
+        err = dti_fail_map(DTASK_EFAILED, dti_failures_first(&all));
+        dti_fallen_keep(f, err, &all);
+    }
+    dti_failures_done(&all);
     return err;
 }
 
@@ -383,7 +382,7 @@ static dtask_err wait_one(dtask_task *f, dtask_child *c, int ms) {
     }
     dtask_str end = {0};
     err = dti_child_outcome(c, true, &end);
-    return err && end.n ? dti_fail_map(err, end) : err;
+    return err && end.n ? dti_child_fails(c, err, end) : err;
 }
 
 dtask_err dtask_wait(dtask_task *f, dtask_child *c, int ms) {
@@ -417,7 +416,7 @@ dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
             if (!f->given) f->given_last = NULL;
             if (!c->loaded) {
                 dti_child_known(c, g->bad);
-                c->loaded = true;
+                c->loaded = g->loaded;
                 c->code = g->code;
                 dti_buf_done(&c->end);
                 c->end = g->end;

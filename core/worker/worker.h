@@ -107,7 +107,8 @@ typedef struct {
 } dti_wait;
 
 typedef struct { uint32_t first, count; } dti_span; // ords
-typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad; dti_buf end; } dti_given;
+typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad, loaded; dti_buf end; } dti_given;
+typedef struct { dtask_err err; char *text; dti_buf map; } dti_fallen; // text: the detail that came with it
 typedef struct { uint64_t key[2], call[2]; dtask_child *child; } dti_keyed;
 typedef struct { dti_ack *v; size_t n, cap; } dti_acks;
 typedef struct { dti_note *v; size_t n, cap; } dti_notes; // data malloc'ed
@@ -160,6 +161,7 @@ struct dtask_task {
     dti_buf value;               // result or error map
     dti_unsent *become;
     dtask_err said;              // what dtask_fail was given; value is its map
+    dti_fallen fallen;           // a C handler: what a wait, or a child's result, gave last
     int64_t retry_after_us;      // -1: by backoff
 
     // children
@@ -430,6 +432,7 @@ void dti_child_ended(dtask_task *, const dti_mail *); // L: the child mail->ord 
 void dti_child_known(dtask_child *, bool bad); // L: it is complete; how is read when asked for
 dtask_err dti_child_load(dtask_child *);     // reads how it ended if need be
 dtask_err dti_child_outcome(dtask_child *, bool looked, dtask_str *out); // 0 and the result, or the error map
+dtask_err dti_child_fails(dtask_child *, dtask_err, dtask_str map); // a C handler gets this outcome; returns the error
 void dti_ack_add(dtask_task *, uint32_t ord, bool replaced); // L
 
 // match.c
@@ -471,6 +474,9 @@ void dti_seat_forget(dtask_task *);          // L: the frame goes
 
 // handler.c
 dtask_err dti_args_fill(dti_buf *, const dti_claim *); // outputs put in their places
+// A call gives a C handler this error, for its children: if that is what it
+// returns, its task fails with ChildrenFailed. The thread's detail is set before.
+void dti_fallen_keep(dtask_task *, dtask_err err, const dti_failures *);
 dtask_err dti_fail_as(dtask_task *, dtask_err err, dtask_str map); // fails with this error map; returns err
 void dti_outcome_of(dtask_task *, dtask_err err, dti_outcome *out); // what a C handler's return means
 

@@ -129,6 +129,7 @@ class ChildrenFailed(TaskFailed):
 
     Where it is read from a store, as of a task that failed with it, texts of
     errors are cut at 2 KiB, and a ChildrenFailed among them has its count only.
+    Those of children whose payload went before (option keep) have no text.
     """
 
     def __init__(self, message: str = "", *, failed: int = 0, errors: list[TaskFailed] | None = None, **data: Any) -> None:

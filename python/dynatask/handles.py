@@ -473,7 +473,9 @@ def _left(deadline: float | None) -> float | None:
 
 def children_failed(failed: int, first: list[TaskFailed], total: int) -> ChildrenFailed:
     """The error of so many children, with the first of them."""
-    return ChildrenFailed(f"{failed} of {total} children failed, the first: {first[0]}", failed=failed, errors=first)
+    one = first[0]
+    said = f"{one.type}: {one.message}" if one.message else one.type
+    return ChildrenFailed(f"{failed} of {total} children failed, the first {one.task_id}: {said}", failed=failed, errors=first)
 
 
 class Job(_One[R_co], Iterable[JobInfo], AsyncIterable[JobInfo]):

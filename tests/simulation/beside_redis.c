@@ -201,9 +201,9 @@ static void same_view(sim *s, const dti_taskview *x, const dti_taskview *y, cons
     SAME(x->job, y->job, "%s", what);
     SAME(x->ord, y->ord, "%s", what);
     same_row(s, &x->row, &y->row, what);
-    const dtask_str *a[] = {&x->id, &x->type, &x->by, &x->args, &x->result, &x->error, &x->progress, &x->state};
-    const dtask_str *b[] = {&y->id, &y->type, &y->by, &y->args, &y->result, &y->error, &y->progress, &y->state};
-    for (int i = 0; i < 8; i++) SAME_TEXT(*a[i], *b[i], "%s: text %d", what, i);
+    const dtask_str *a[] = {&x->id, &x->type, &x->by, &x->args, &x->result, &x->error, &x->progress, &x->state, &x->deps};
+    const dtask_str *b[] = {&y->id, &y->type, &y->by, &y->args, &y->result, &y->error, &y->progress, &y->state, &y->deps};
+    for (int i = 0; i < 9; i++) SAME_TEXT(*a[i], *b[i], "%s: text %d", what, i);
     same_mails(s, &x->end, 1, &y->end, 1, what);
 }
 

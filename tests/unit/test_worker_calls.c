@@ -221,6 +221,57 @@ BOTH(worker_calls, a_batch_with_failures) {
     rig_close(&r);
 }
 
+static dtask_err booms(dtask_task *t, void *arg) { // n of them, and what is said of the last wait
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    for (int64_t i = 0; i < n && !err; i++) {
+        err = dtask_spawn(t, "boom", DTASK_OPTS("key", i % 2 ? "odd" : "even"), NULL, "i", i % 2);
+        if (!err && (err = dtask_wait(t, NULL, -1)) == DTASK_EFAILED && i + 1 < n) err = DTASK_OK;
+    }
+    return err;
+}
+
+static dtask_err led(dtask_task *t, void *arg) { // a `then` behind a child that fails
+    (void)arg;
+    dtask_err err = dtask_spawn(t, "boom", NULL, NULL, "i", (int64_t)0);
+    return err ? err : dtask_then(t, "add", NULL, "i", (int64_t)1);
+}
+
+static dtask_err next_of(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *c;
+    int64_t n;
+    dtask_err err = dtask_spawn(t, "led", NULL, NULL, "i", (int64_t)0);
+    if (!err) err = dtask_next(t, -1, &c);
+    if (err) return err;
+    err = dtask_child_result(c, "i", &n);
+    dtask_child_free(c);
+    return err;
+}
+
+static void error_is(rig *r, const char *type, int64_t n, const char *text) {
+    dtask_job *job = rig_job(r, type, DTASK_OPTS("id", type), n);
+    OK(dtask_job_wait(job, 50000));
+    FAILS(dtask_job_result(job, "i", &n), DTASK_EFAILED);
+    cr_assert(strstr(dtask_err_detail(), text), "%s", dtask_err_detail());
+    dtask_str error;
+    OK(dtask_job_info(job, "error:s", &error));
+    cr_assert(error.n == strlen(text) && !memcmp(error.p, text, error.n), "%.*s", (int)error.n, error.p);
+    dtask_job_free(job);
+}
+
+BOTH(worker_calls, what_failed_is_named) {
+    rig r;
+    rig_open(&r, scheme, (rig_handler[]){{"boom", "n:i -> i", boom}, {"booms", "n:i -> i", booms}, {"add", "n:i -> i", add},
+        {"led", "n:i -> i", led}, {"next_of", "n:i -> i", next_of}, {0}}, ONE);
+    error_is(&r, "booms", 2, "ChildrenFailed: 1 child did not succeed, booms/2: EFATAL: boom 1");
+    error_is(&r, "led", 0, "ChildrenFailed: what was to follow did not run: 1 child did not succeed, led/1: EFATAL: boom 0");
+    error_is(&r, "next_of", 0, "ChildrenFailed: 1 child did not succeed, next_of/1: ChildrenFailed: what was to follow did not run: "
+        "1 child did not succeed, next_of/2: EFATAL: boom 0");
+    rig_close(&r);
+}
+
 // ---- then, dependencies, keys ------------------------------------------------------
 
 static dtask_err becomes(dtask_task *t, void *arg) {

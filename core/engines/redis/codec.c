@@ -492,6 +492,7 @@ static void get_task(list *l, dti_taskview *v) {
     v->progress = get_str(&in);
     v->state = get_str(&in);
     get_mail(&in, &v->end);
+    v->deps = get_str(&in);
 }
 
 static void get_job(list *l, dti_jobview *v) {

@@ -175,6 +175,26 @@ static dtask_err c_conflict(dtask_task *task, void *arg) {
     return dtask_done(task, "z", dtask_err_name(err));
 }
 
+/* n children of the Python type `boom`, which fails, and what a wait for them
+ * gave, returned as it came: how is all, one, batch, result, kept or own. */
+static dtask_err c_waits(dtask_task *task, void *arg) {
+    dtask_str how, v;
+    uint64_t n;
+    dtask_child *kids = NULL;
+    (void)arg;
+    dtask_err err = dtask_args(task, "how:s n:u", &how, &n);
+    int one = !err && how.n == 3 && !memcmp(how.p, "one", 3);
+    if (err) return err;
+    err = one ? dtask_spawn(task, "boom", NULL, &kids, "i", (int64_t)0) : dtask_map(task, "boom", NULL, &kids, 0, n, "");
+    if (err) return err;
+    err = dtask_wait(task, how.p[0] == 'o' || how.p[0] == 'b' ? kids : NULL, -1);
+    if (how.p[0] == 'r') err = dtask_child_result(kids, "v", &v);
+    dtask_child_free(kids);
+    if (how.n == 3 && !memcmp(how.p, "own", 3)) return dtask_fail(task, err, "my own words");
+    if (how.p[0] == 'k') return dtask_args(task, "i", &n); /* looked at, and another error */
+    return err;
+}
+
 DTASK_PLUGIN("acc",
     {"c_add", c_add, "a:i b:i -> i"},
     {"c_fib", c_fib, "n:u -> u"},
@@ -192,4 +212,5 @@ DTASK_PLUGIN("acc",
     {"c_silent", c_silent, "-> n"},
     {"c_wrong_result", c_wrong_result, "-> i"},
     {"c_crash", c_crash, "-> n; crashes=0"},
+    {"c_waits", c_waits, NULL},
     {"c_conflict", c_conflict, NULL});

@@ -1,7 +1,7 @@
 -- read: rows, for people, waiters and re-runs. Writes nothing. See core/model/read.c.
 -- 2 what, 3 id, 4 job, 5 ord, 6 from, 7 limit, 8 version, 9 state, 10 before, 11 whole; reply: n, more, next, items.
 lazy(function()
--- TASK: job, ord, id, row, type, by, args, result, error, progress, state, mail.
+-- TASK: job, ord, id, row, type, by, args, result, error, progress, state, mail, deps.
 local function task_view(id, r, whole)
     local by = r.by ~= 0 and worker_seen(r.by)
     local v = {r.job, r.ord, id, row_bytes(r), dt.type_name(r.type), by and by.name or ''}
@@ -13,6 +13,7 @@ local function task_view(id, r, whole)
     v[10] = band(bits, HAS_PROGRESS) ~= 0 and data_get(no, ord, D_PROGRESS) or ''
     v[11] = band(bits, HAS_STATE) ~= 0 and data_get(no, ord, D_STATE) or ''
     if r.state >= SUCCEEDED then v[12] = dt.mail_of(0, r) end
+    if r.state == FAILED and r.reason == R_CHILDREN and band(bits, HAS_DEPS) ~= 0 then v[13] = data_get(no, ord, D_DEPS) end
     return v
 end
 
