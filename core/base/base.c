@@ -28,6 +28,10 @@ dtask_err dti_fail(dtask_err err, const char *fmt, ...) {
     return err;
 }
 
+void dti_no_detail(void) {
+    detail[0] = 0;
+}
+
 const char *dtask_err_detail(void) {
     return detail;
 }

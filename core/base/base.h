@@ -13,6 +13,7 @@
 // Sets this thread's detail (one sentence, what to do; cut at 1,023 bytes)
 // and returns err, so that a failing function ends with one line.
 dtask_err dti_fail(dtask_err err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void dti_no_detail(void);         // as on a thread on which nothing has failed
 dtask_err dti_vfail(dtask_err err, const char *fmt, va_list ap);
 
 // ---- views ----------------------------------------------------------------

@@ -41,7 +41,11 @@ dtask_err dtask_open(const char *name, const char *url, const char *const *opts,
     atomic_init(&app->refs, 1);
     app->fork_gen = dti_forks();
     strcpy(app->name, name);
-    pthread_mutex_init(&app->log_lock, NULL);
+    pthread_mutexattr_t again;
+    pthread_mutexattr_init(&again);
+    pthread_mutexattr_settype(&again, PTHREAD_MUTEX_RECURSIVE); // the log function may set another one
+    pthread_mutex_init(&app->log_lock, &again);
+    pthread_mutexattr_destroy(&again);
     pthread_mutex_init(&app->bells_lock, NULL);
     err = dti_conf_load(url, opts, &app->conf, app->source, &app->url);
     if (!err && !(app->types = dti_types_new())) err = dti_fail(DTASK_ENOMEM, "No memory for an app.");
@@ -63,6 +67,7 @@ dtask_err dtask_open(const char *name, const char *url, const char *const *opts,
 void dtask_close(dtask_app *app) {
     if (!app) return;
     atomic_store(&app->closed, true);
+    if (app->fork_gen == dti_forks()) dti_watches_close(app);
     dti_app_drop(app);
 }
 
@@ -135,7 +140,7 @@ void dti_app_log(dtask_app *app, int level, const char *const *fields, const cha
     level = level < 0 ? 0 : level > LOG_DEBUG ? LOG_DEBUG : level;
     if (level > least[app->conf.log]) return;
     pthread_mutex_lock(&app->log_lock);
-    if (app->log_fn) {
+    if (app->log_fn && !app->logging) { // what it makes the library say is not told to it
         char message[2048], time_text[40];
         va_list ap;
         va_start(ap, fmt);
@@ -162,7 +167,9 @@ void dti_app_log(dtask_app *app, int level, const char *const *fields, const cha
             put_json(&b, f[1] ? f[1] : "");
         }
         dti_buf_add(&b, "}", 2);
+        app->logging = true;
         if (!b.failed) app->log_fn(level, b.p, app->log_arg);
+        app->logging = false;
         dti_buf_done(&b);
     }
     pthread_mutex_unlock(&app->log_lock);

@@ -94,6 +94,13 @@ dtask_err dti_callopts_parse(dti_arena *arena, const char *const *opts, bool is_
     return err;
 }
 
+dtask_err dti_call_check_names(dtask_app *app, const char *type, const char *fmt, uint32_t before) {
+    if (!fmt || !strchr(fmt, ':')) return DTASK_OK;
+    const dti_typeinfo *info;
+    dtask_err err = dti_type_find(app, dti_strz(type), 0, &info);
+    return err ? err : dti_fmt_check_names(fmt, before, info);
+}
+
 // ---- the row -----------------------------------------------------------------------
 
 // The limit's or unique key's hash: of the type, the rule's kind, scope and

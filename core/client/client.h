@@ -79,6 +79,7 @@ struct dtask_app {
     struct dti_types *types;     // cache
     pthread_mutex_t log_lock;
     dtask_log_fn *log_fn;
+    bool logging;                // this thread is in it; under the lock
     void *log_arg;
     struct dti_watches *watches; // dtask_job_watch, dtask_fd, dtask_poll
     pthread_mutex_t bells_lock;
@@ -92,6 +93,7 @@ void dti_app_hold(dtask_app *);
 void dti_app_drop(dtask_app *);          // the last one frees
 // dtask_job_watch's part of an app (watch.c).
 dtask_err dti_watches_init(dtask_app *);
+void dti_watches_close(dtask_app *); // who polls returns
 void dti_watches_free(dtask_app *);
 // A bell for this thread to wait on, from the app's few that lie idle.
 dtask_err dti_app_bell(dtask_app *, dti_bell **out);
@@ -178,6 +180,11 @@ dtask_err dti_fmt_encode(dti_buf *, bool as_array, dti_outputs *, const char *fm
 // n more arguments of dtask_map: as dti_fmt_encode as_array, with an i64 in
 // front whose place the caller knows to be the first element.
 dtask_err dti_fmt_encode_from(dti_buf *, int64_t first, dti_outputs *, const char *fmt, va_list ap);
+// Names in the format of a call are those of the type's parameters, where
+// they are known; `before` parameters are not in the format. EARGS.
+dtask_err dti_fmt_check_names(const char *fmt, uint32_t before, const dti_typeinfo *);
+// The same of a type by its name; reads it only for a format that has names. ENOTFOUND.
+dtask_err dti_call_check_names(dtask_app *, const char *type, const char *fmt, uint32_t before);
 // args: a msgpack array (is_args: matched by position, or by name where `fmt`
 // names them and params gives the names) or one result value. EARGS names it.
 dtask_err dti_fmt_decode(dtask_str value, bool is_args, const char *const *params, uint32_t nparams, const char *fmt,
@@ -192,9 +199,11 @@ bool dti_fmt_fits(char letter, bool optional, const dti_mpval *);
 const char *dti_fmt_kind_name(char letter);        // "an integer"
 
 // ---- jobs (job.c) --------------------------------------------------------------------
-// Set while a thread runs a handler: waiting there for a job that is not
-// complete would hold a slot, and could close a circle. EDEADLOCK.
-extern _Thread_local bool dti_in_handler;
+// From here on this thread runs handlers: waiting there for a job that is not
+// complete would hold a slot, and could close a circle. EDEADLOCK. In a child
+// that such a thread forks it does not hold.
+void dti_enter_handlers(void);
+dtask_err dti_job_check(const dtask_job *); // EUSAGE: NULL, or as dti_app_check
 
 // ---- reading for bindings (rows.c): dtask_b_read's "rows" ------------------------------
 dtask_err dti_read_rows(dtask_app *, dti_arena *, dtask_str query, dti_buf *out);

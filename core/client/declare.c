@@ -26,6 +26,13 @@ dtask_err dti_type_publish(dti_arena *arena, const dtask_b_type *type, dti_hello
     dti_typeinfo *info;
     dtask_str name = dti_strz(type->name);
     if (!name.n || name.n > 200) return dti_fail(DTASK_EARGS, "A task type's name has 1 to 200 bytes.");
+    for (const char *p = name.p, *end = p + name.n; p < end;) {
+        size_t n = dti_utf8_sign(p, end);
+        if (!n || (unsigned char)*p < 32 || *p == 127)
+            return dti_fail(DTASK_EARGS, "The task type's name \"%.200s\" has a byte at place %zu that is no sign of UTF-8 text: leave it out.", name.p,
+                (size_t)(p - name.p) + 1);
+        p += n;
+    }
     if (memchr(name.p, ' ', name.n) || memchr(name.p, '!', name.n) || memchr(name.p, '@', name.n) || memchr(name.p, '/', name.n))
         return dti_fail(DTASK_EARGS, "The task type's name \"%.200s\" has one of blank / ! @, which are taken.", name.p);
     if (type->min_version > type->version)
@@ -55,7 +62,7 @@ static bool agrees(dti_arena *arena, dtask_str a, dtask_str b) {
 
 dtask_err dti_type_agrees(dti_arena *arena, const dti_hello_type *type) {
     if (!type->refused || agrees(arena, type->registered, type->signature)) return DTASK_OK;
-    return dti_fail(DTASK_ECONFLICT, "The type %.*s is registered with another signature: \"%.*s\" is there, \"%.*s\" is here.",
+    return dti_fail(DTASK_ECONFLICT, "The type %.*s is registered with another signature: \"%.*s\" is there, \"%.*s\" is here; make them one, or give this type another name.",
         (int)type->name.n, type->name.p, (int)(type->registered.n > 300 ? 300 : type->registered.n), type->registered.p,
         (int)(type->signature.n > 300 ? 300 : type->signature.n), type->signature.p);
 }

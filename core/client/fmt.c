@@ -90,6 +90,10 @@ static dtask_err put_output(dti_buf *b, dti_outputs *outputs, dtask_child *child
     return DTASK_OK;
 }
 
+static dtask_err null_bytes(uint32_t place, size_t n) {
+    return dti_fail(DTASK_EARGS, "Value %u of the format is %zu bytes at NULL: give a view of bytes that are there.", place, n);
+}
+
 static dtask_err put(dti_buf *b, dti_outputs *outputs, const item *it, uint32_t place, va_list *ap) {
     dtask_str s;
     switch (it->letter) {
@@ -109,6 +113,7 @@ static dtask_err put(dti_buf *b, dti_outputs *outputs, const item *it, uint32_t 
         dti_mp_put_nil(b);
         return DTASK_OK;
     }
+    if (!s.p && s.n) return null_bytes(place, s.n);
     if (it->letter == 'y') {
         dti_mp_put_bin(b, s);
         return DTASK_OK;
@@ -136,6 +141,7 @@ static dtask_err encode(dti_buf *b, bool as_array, const int64_t *first, dti_out
         dtask_str s = va_arg(*ap, dtask_str);
         dti_mp m = dti_mp_of(s);
         dti_mpval head;
+        if (!s.p && s.n) return null_bytes(1, s.n);
         if ((err = dti_mp_check(s, "The value of \"*\""))) return err;
         dti_mp_next(&m, &head);
         if (as_array && head.kind != DTI_MP_ARRAY) return dti_fail(DTASK_EARGS, "The value of \"*\" must be a msgpack array of all arguments.");
@@ -169,6 +175,20 @@ dtask_err dti_fmt_encode_from(dti_buf *b, int64_t first, dti_outputs *outputs, c
     va_copy(own, ap);
     dtask_err err = encode(b, true, &first, outputs, fmt, &own);
     va_end(own);
+    return err;
+}
+
+dtask_err dti_fmt_check_names(const char *fmt, uint32_t before, const dti_typeinfo *type) {
+    item list[VALUES_MAX];
+    uint32_t n = 0;
+    bool whole;
+    dtask_err err = items(fmt, true, list, &n, &whole);
+    for (uint32_t i = 0; !err && !whole && i < n; i++) {
+        uint32_t place = before + i;
+        if (!list[i].name.n || place >= type->nparams || dti_str_eq(list[i].name, dti_strz(type->params[place]))) continue;
+        err = dti_fail(DTASK_EARGS, "The format names argument %u %.*s, and %s has %s there: give the arguments in its order.", place + 1,
+            (int)(list[i].name.n > 50 ? 50 : list[i].name.n), list[i].name.p, type->name, type->params[place]);
+    }
     return err;
 }
 
@@ -208,8 +228,19 @@ static void get(const item *it, dtask_str bytes, va_list *ap) {
     }
 }
 
+static dtask_err null_place(uint32_t place) {
+    return dti_fail(DTASK_EARGS, "The variable for value %u of the format is NULL: give a pointer to one.", place);
+}
+
 // All fit, then all are written: an error leaves the outputs untouched.
 static dtask_err decode(const item *list, uint32_t n, const dtask_str *values, const char *what, va_list *ap) {
+    va_list places;
+    va_copy(places, *ap);
+    uint32_t null = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].letter != 'n' && !va_arg(places, void *) && !null) null = i + 1;
+    va_end(places);
+    if (null) return null_place(null);
     for (uint32_t i = 0; i < n; i++) {
         dti_mpval v;
         if (!values[i].p) {
@@ -256,7 +287,11 @@ dtask_err dti_fmt_decode(dtask_str value, bool is_args, const char *const *param
     if (err) return err;
     va_list own;
     va_copy(own, ap);
-    if (whole) *va_arg(own, dtask_str *) = value;
+    if (whole) {
+        dtask_str *to = va_arg(own, dtask_str *);
+        if (to) *to = value;
+        else err = null_place(1);
+    }
     else if (is_args || n > 1) err = decode_array(value, is_args, params, nparams, list, n, &own);
     else if (n == 1) err = decode(list, 1, &value, "result", &own);
     va_end(own);

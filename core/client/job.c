@@ -14,7 +14,11 @@
 
 enum { BACKSTOP_MS = 1000 };
 
-_Thread_local bool dti_in_handler;
+static _Thread_local unsigned handlers_of; // dti_forks() + 1 of when this thread began to run handlers
+
+void dti_enter_handlers(void) {
+    handlers_of = dti_forks() + 1;
+}
 
 struct job_text {
     job_text *next;
@@ -23,6 +27,10 @@ struct job_text {
 };
 
 // ---- handles -----------------------------------------------------------------------
+
+dtask_err dti_job_check(const dtask_job *job) {
+    return job ? dti_app_check(job->app) : dti_fail(DTASK_EUSAGE, "The job is NULL: start or find one.");
+}
 
 static dtask_err handle(dtask_app *app, dtask_str id, dtask_job **out) {
     dtask_str job;
@@ -126,6 +134,7 @@ dtask_err dtask_start(dtask_app *app, const char *type, const char *const *opts,
     va_start(ap, fmt);
     err = dti_fmt_encode(&args, true, NULL, fmt, ap);
     va_end(ap);
+    if (!err) err = dti_call_check_names(app, type, fmt, 0);
     if (!err) err = start(app, type, opts, dti_str(args.p, args.n), (dtask_str){0}, out);
     dti_buf_done(&args);
     return err;
@@ -236,10 +245,10 @@ static dtask_err wait_rung(dtask_job *job, dti_bell *bell, int64_t until) {
 }
 
 dtask_err dtask_job_wait(dtask_job *job, int ms) {
-    dtask_err err = dti_app_check(job->app);
+    dtask_err err = dti_job_check(job);
     if (err) return err;
     bool ended;
-    if (ms == 0 || dti_in_handler || has_ended(job)) {
+    if (ms == 0 || handlers_of == dti_forks() + 1 || has_ended(job)) {
         if ((err = dti_job_look(job, &ended)) || ended) return err;
         if (ms == 0) return dti_fail(DTASK_ETIMEOUT, "%s is not complete yet.", job->id);
         return dti_fail(DTASK_EDEADLOCK, "A handler waits only for its own children, and %s is not complete: spawn it instead.", job->id);
@@ -253,7 +262,7 @@ dtask_err dtask_job_wait(dtask_job *job, int ms) {
 
 static dtask_err the_end(dtask_job *job) {
     bool ended;
-    dtask_err err = dti_app_check(job->app);
+    dtask_err err = dti_job_check(job);
     if (err || (err = dti_job_look(job, &ended))) return err;
     return ended ? DTASK_OK : dti_fail(DTASK_EUSAGE, "%s is not complete: wait for it first.", job->id);
 }
@@ -380,7 +389,7 @@ static dtask_str info_value(void *arg, dtask_str name) {
 }
 
 dtask_err dtask_job_info(dtask_job *job, const char *fmt, ...) {
-    dtask_err err = dti_app_check(job->app);
+    dtask_err err = dti_job_check(job);
     if (err) return err;
     dti_arena arena = {0};
     dti_op op;
@@ -410,7 +419,7 @@ dtask_err dtask_job_info(dtask_job *job, const char *fmt, ...) {
 // ---- control --------------------------------------------------------------------------------
 
 dtask_err dtask_job_control(dtask_job *job, const char *verb) {
-    dtask_err err = dti_app_check(job->app);
+    dtask_err err = dti_job_check(job);
     if (err) return err;
     if (!verb || strcmp(verb, "cancel")) return dti_fail(DTASK_EARGS, "A job cannot \"%.50s\": there is cancel.", verb ? verb : "");
     dti_arena arena = {0};

@@ -29,6 +29,7 @@ typedef struct watch {
 struct dti_watches {
     pthread_mutex_t lock;
     int epoll, timer;            // -1: not yet
+    bool closed;                 // who polls is to return
     watch *list;
 };
 
@@ -39,6 +40,25 @@ dtask_err dti_watches_init(dtask_app *app) {
     w->epoll = w->timer = -1;
     app->watches = w;
     return DTASK_OK;
+}
+
+// Ticks while anything is watched, and once it is closed; `now`: the first at once.
+static void tick(struct dti_watches *w, bool now) {
+    struct itimerspec t = {0};
+    if (w->list || w->closed) {
+        t.it_interval.tv_nsec = TICK_MS * 1000000l;
+        t.it_value.tv_nsec = now ? 1 : TICK_MS * 1000000l;
+    }
+    timerfd_settime(w->timer, 0, &t, NULL);
+}
+
+// Whoever sleeps in dtask_poll learns that the app is closed.
+void dti_watches_close(dtask_app *app) {
+    struct dti_watches *w = app->watches;
+    pthread_mutex_lock(&w->lock);
+    w->closed = true;
+    if (w->timer >= 0) tick(w, true);
+    pthread_mutex_unlock(&w->lock);
 }
 
 // No watch is left: each holds a job, and that the app.
@@ -63,16 +83,6 @@ static bool open_fds(struct dti_watches *w) {
     if (epoll >= 0) close(epoll);
     if (timer >= 0) close(timer);
     return false;
-}
-
-// Ticks while anything is watched; `now`: the first at once.
-static void tick(struct dti_watches *w, bool now) {
-    struct itimerspec t = {0};
-    if (w->list) {
-        t.it_interval.tv_nsec = TICK_MS * 1000000l;
-        t.it_value.tv_nsec = now ? 1 : TICK_MS * 1000000l;
-    }
-    timerfd_settime(w->timer, 0, &t, NULL);
 }
 
 static void let_go(dtask_app *app, watch *one) {
@@ -103,8 +113,8 @@ static void unwatch(dtask_job *job) {
 }
 
 dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
-    dtask_err err = dti_app_check(job->app);
-    if (!fn && job->app->fork_gen == dti_forks()) { // also of a closed app
+    dtask_err err = dti_job_check(job);
+    if (!fn && job && job->app->fork_gen == dti_forks()) { // also of a closed app
         unwatch(job);
         return DTASK_OK;
     }
@@ -135,7 +145,7 @@ dtask_err dtask_job_watch(dtask_job *job, dtask_job_fn *fn, void *arg) {
     pthread_mutex_unlock(&w->lock);
     if (ok) return DTASK_OK;
     let_go(job->app, one);
-    return dti_fail(DTASK_EENGINE, "%s cannot be watched: out of descriptors.", job->id);
+    return dti_fail(DTASK_EENGINE, "%s cannot be watched: out of descriptors; raise their limit (ulimit -n).", job->id);
 }
 
 int dtask_fd(dtask_app *app) {
@@ -189,10 +199,18 @@ dtask_err dtask_poll(dtask_app *app, int ms) {
     dtask_err err = dti_app_check(app);
     if (err) return err;
     struct dti_watches *w = app->watches;
-    if (dtask_fd(app) < 0) return dti_fail(DTASK_EENGINE, "dtask_poll is out of descriptors.");
     dti_app_hold(app); // a callback may close it
+    if (dtask_fd(app) < 0) {
+        if (!(err = dti_app_check(app))) err = dti_fail(DTASK_EENGINE, "dtask_poll is out of descriptors: raise their limit (ulimit -n).");
+        dti_app_drop(app);
+        return err;
+    }
     struct epoll_event events[BATCH];
     int n = epoll_wait(w->epoll, events, BATCH, ms);
+    if ((err = dti_app_check(app))) {
+        dti_app_drop(app);
+        return err;
+    }
     pthread_mutex_lock(&w->lock);
     for (int i = 0; i < n; i++) {
         uint64_t ticks;

@@ -76,14 +76,14 @@ static dtask_err find_path(const char *path, char **out) {
     char *copy = strdup(path), *slash = copy ? strrchr(copy, '/') : NULL, *folder = NULL, *full = NULL;
     const char *name = slash ? slash + 1 : copy;
     dtask_err err = DTASK_OK;
-    if (!copy) return dti_fail(DTASK_ENOMEM, "out of memory when opening %s", path);
+    if (!copy) return dti_fail(DTASK_ENOMEM, "out of memory when opening %.600s", path);
     if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
-        err = dti_fail(DTASK_EARGS, "'sqlite:%s' names no file: write sqlite:PATH, such as sqlite:jobs.db", path);
+        err = dti_fail(DTASK_EARGS, "'sqlite:%.600s' names no file: write sqlite:PATH, such as sqlite:jobs.db", path);
         goto end;
     }
     full = realpath(path, NULL); // links are followed: the files beside it lie by the real one
     if (!full && errno != ENOENT) {
-        err = dti_fail(DTASK_EENGINE, "%s cannot be opened (%s)", path, strerror(errno));
+        err = dti_fail(DTASK_EENGINE, "%.600s cannot be opened (%s): name another file", path, strerror(errno));
         goto end;
     }
     if (full) {
@@ -94,25 +94,25 @@ static dtask_err find_path(const char *path, char **out) {
         if (slash) *slash = 0;
         folder = realpath(!slash ? "." : slash == copy ? "/" : copy, NULL);
         if (!folder) {
-            err = dti_fail(DTASK_EENGINE, "the folder of %s cannot be opened (%s): make it, or name another", path,
+            err = dti_fail(DTASK_EENGINE, "the folder of %.600s cannot be opened (%s): make it, or name another", path,
                 strerror(errno));
             goto end;
         }
         if (asprintf(&full, "%s/%s", strcmp(folder, "/") ? folder : "", name) < 0) full = NULL;
     }
     if (!folder || !full) {
-        err = dti_fail(DTASK_ENOMEM, "out of memory when opening %s", path);
+        err = dti_fail(DTASK_ENOMEM, "out of memory when opening %.600s", path);
         goto end;
     }
     struct stat st;
     if (stat(full, &st) == 0 && !S_ISREG(st.st_mode))
-        err = dti_fail(DTASK_EENGINE, "%s is not a file: name a file of an SQLite database", full);
+        err = dti_fail(DTASK_EENGINE, "%.600s is not a file: name a file of an SQLite database", full);
     if (!err) err = refuse_remote(folder);
     if (!err && eaccess(folder, W_OK) < 0)
         err = dti_fail(DTASK_EENGINE,
-            "the folder %s cannot be written (%s): files beside the database must be made in it", folder, strerror(errno));
+            "the folder %.600s cannot be written (%s): files beside the database must be made in it", folder, strerror(errno));
     if (!err && eaccess(full, F_OK) == 0 && eaccess(full, R_OK | W_OK) < 0)
-        err = dti_fail(DTASK_EENGINE, "%s cannot be written (%s): it must be writable by this user", full, strerror(errno));
+        err = dti_fail(DTASK_EENGINE, "%.600s cannot be written (%s): it must be writable by this user", full, strerror(errno));
 end:
     free(copy);
     free(folder);
@@ -149,7 +149,7 @@ static int count_wal(void *arg, sqlite3 *db, const char *name, int pages) {
 static dtask_err connect(const dti_sqlite_file *f, sqlite3 **out) {
     int rc = sqlite3_open_v2(f->path, out, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc) {
-        dtask_err err = *out ? dti_sqlite_error(*out, rc) : dti_fail(DTASK_ENOMEM, "out of memory when opening %s", f->path);
+        dtask_err err = *out ? dti_sqlite_error_at(*out, rc, f->path) : dti_fail(DTASK_ENOMEM, "out of memory when opening %s", f->path);
         sqlite3_close(*out);
         *out = NULL;
         return err;

@@ -1,6 +1,7 @@
 // A store over SQL: see sqlite_store.h.
 #include "engines/sqlite_store.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +49,17 @@ static int name_len(dti_table t) {
 // ---- errors ------------------------------------------------------------------
 
 dtask_err dti_sqlite_error(sqlite3 *db, int rc) {
-    const char *file = sqlite3_db_filename(db, "main"), *said = sqlite3_errmsg(db);
-    if (!file) file = "the file";
+    const char *file = sqlite3_db_filename(db, "main");
+    return dti_sqlite_error_at(db, rc, file ? file : "the file");
+}
+
+dtask_err dti_sqlite_error_at(sqlite3 *db, int rc, const char *file) {
+    const char *said = sqlite3_errmsg(db);
+    size_t n = strlen(file);
+    if (n > 600) file += n - 600; // so that the sentence is heard to its end
+    int system = sqlite3_system_errno(db);
+    if ((rc & 0xff) == SQLITE_CANTOPEN && (system == EMFILE || system == ENFILE))
+        return dti_fail(DTASK_EENGINE, "%s cannot be opened, for there are no descriptors left: raise their limit (ulimit -n)", file);
     switch (rc & 0xff) {
     case SQLITE_FULL:
         return dti_fail(DTASK_EENGINE,

@@ -35,3 +35,4 @@ void dti_sqlite_forget(dti_sqlite_store *); // what is cached; between transacti
 
 // An error of SQLite as one of ours, with what to do; sets the detail.
 dtask_err dti_sqlite_error(sqlite3 *, int rc);
+dtask_err dti_sqlite_error_at(sqlite3 *, int rc, const char *file); // of a connection that could not be opened

@@ -70,6 +70,11 @@ DTASK_API dtask_err dtask_b_then(dtask_task *task, const dtask_b_call *call);
 /* n children that differ in args only; one batch handle. */
 DTASK_API dtask_err dtask_b_spawn_many(dtask_task *task, const dtask_b_call *common, const dtask_str *args, size_t n,
     dtask_child **out_batch);
+/* As dtask_map, dtask_child_at, dtask_child_free (not of NULL). */
+DTASK_API dtask_err dtask_b_map(dtask_task *task, const char *type, const char *const *opts, dtask_child **out, int64_t from,
+    uint64_t n, const char *fmt, ...);
+DTASK_API dtask_err dtask_b_child_at(dtask_child *batch, uint64_t i, dtask_child **out);
+DTASK_API void dtask_b_child_free(dtask_child *child);
 /* "job/ord"; waits one turn if the child is unsent. Lives as long as the child. */
 DTASK_API dtask_err dtask_b_child_id(dtask_child *child, dtask_str *out);
 DTASK_API uint64_t dtask_b_child_count(dtask_child *child); /* of a batch; else 1 */
@@ -195,6 +200,8 @@ DTASK_API dtask_err dtask_b_commit(dtask_worker *worker, const dtask_b_outcome *
 DTASK_API int dtask_b_fd(dtask_worker *worker); /* of this thread's seat: readable when poll has items */
 /* Msgpack map {id, job, parent, type, attempt, version, trigger, tags}. Lives as long as the task. */
 DTASK_API dtask_err dtask_b_context(dtask_task *task, dtask_str *out);
+/* As dtask_progress. */
+DTASK_API dtask_err dtask_b_progress(dtask_task *task, double done, double total);
 DTASK_API dtask_err dtask_b_emit(dtask_task *task, dtask_str value);
 
 #ifdef __cplusplus

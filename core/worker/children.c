@@ -114,7 +114,10 @@ void dti_children_free(dtask_task *f) {
 }
 
 void dtask_child_free(dtask_child *c) {
-    if (!c) return;
+    if (c && !dti_child_check(c)) dtask_b_child_free(c); // else it goes, or went, with its task
+}
+
+void dtask_b_child_free(dtask_child *c) {
     dtask_worker *w = c->task->w;
     if (dti_app_check(w->app)) return;
     pthread_mutex_lock(&w->lock);
@@ -581,7 +584,8 @@ dtask_err dti_child_fails(dtask_child *c, dtask_err err, dtask_str end) {
 
 dtask_err dtask_child_result(dtask_child *c, const char *fmt, ...) {
     dtask_str value = {0};
-    dtask_err err = dti_frame_check(c->task);
+    dtask_err err = dti_child_check(c);
+    if (!err) err = dti_frame_check(c->task);
     if (err) return err;
     err = dti_child_outcome(c, true, &value);
     if (err) return value.n && (err == DTASK_EFAILED || err == DTASK_ECANCELLED || err == DTASK_ESKIPPED)
@@ -594,6 +598,13 @@ dtask_err dtask_child_result(dtask_child *c, const char *fmt, ...) {
 }
 
 dtask_err dtask_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {
+    dtask_err err = dti_child_check(batch);
+    if (err) return err;
+    if (!out) return dti_fail(DTASK_EARGS, "dtask_child_at needs a place for the child.");
+    return dtask_b_child_at(batch, i, out);
+}
+
+dtask_err dtask_b_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {
     dtask_task *f = batch->task;
     dtask_err err = dti_frame_check(f);
     if (err) return err;

@@ -535,6 +535,21 @@ dtask_err dti_frame_broken(const dtask_task *f) {
     return why ? dti_fail(DTASK_EENGINE, "%s", why) : DTASK_OK;
 }
 
+dtask_err dti_task_check(const dtask_task *f) {
+    if (!f) return dti_fail(DTASK_EUSAGE, "The task is NULL: give the one that the handler was called with.");
+    if (f != dti_pool_runs())
+        return dti_fail(DTASK_EUSAGE, "The task is not the one whose handler runs on this thread: use it there alone, until the handler returns.");
+    if (!dti_worker_forked(f->w)) return DTASK_OK;
+    return dti_fail(DTASK_EUSAGE, "The task is of the process that this one was forked from: end it with _exit, or open an app of its own.");
+}
+
+dtask_err dti_child_check(const dtask_child *c) {
+    const dtask_task *f = dti_pool_runs();
+    if (!c) return dti_fail(DTASK_EUSAGE, "The child is NULL: give one that dtask_spawn, dtask_map, dtask_next or dtask_child_at made.");
+    if (f && c->task == f) return dti_task_check(f);
+    return dti_fail(DTASK_EUSAGE, "The child is not of the task whose handler runs on this thread: use it there alone, until the handler returns.");
+}
+
 dtask_err dti_frame_check(dtask_task *f) {
     dtask_err err = dti_app_check(f->w->app);
     if (err) return err;

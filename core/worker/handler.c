@@ -35,10 +35,12 @@ dtask_err dti_args_fill(dti_buf *out, const dti_claim *c) {
 }
 
 dtask_err dtask_args(dtask_task *f, const char *fmt, ...) {
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
     const dti_typeinfo *info = f->h->info;
     va_list ap;
     va_start(ap, fmt);
-    dtask_err err = dti_fmt_decode(f->args, true, info ? info->params : NULL, info ? info->nparams : 0, fmt, ap);
+    err = dti_fmt_decode(f->args, true, info ? info->params : NULL, info ? info->nparams : 0, fmt, ap);
     va_end(ap);
     return err;
 }
@@ -52,10 +54,12 @@ static dtask_err check_size(const dtask_task *f, size_t n, const char *what) {
 }
 
 dtask_err dtask_done(dtask_task *f, const char *fmt, ...) {
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
     dti_buf value = {0};
     va_list ap;
     va_start(ap, fmt);
-    dtask_err err = dti_fmt_encode(&value, false, NULL, fmt, ap);
+    err = dti_fmt_encode(&value, false, NULL, fmt, ap);
     va_end(ap);
     if (!err) err = check_size(f, value.n, "result");
     if (!err && f->h->info && f->h->info->sig) err = dti_sig_check_result(f->h->info->sig, f->h->name, dti_str(value.p, value.n));
@@ -70,6 +74,8 @@ dtask_err dtask_done(dtask_task *f, const char *fmt, ...) {
         dti_buf_done(&f->value);
         f->value = value;
         f->said = DTASK_OK;
+        if (f->become) dti_unsent_free(f->become);
+        f->become = NULL;
     }
     pthread_mutex_unlock(&f->w->lock);
     return DTASK_OK;
@@ -102,6 +108,8 @@ static void say_error(dtask_task *f, dtask_err err, const char *type, const char
 }
 
 dtask_err dtask_fail(dtask_task *f, dtask_err err, const char *printf_fmt, ...) {
+    dtask_err wrong = dti_task_check(f);
+    if (wrong) return wrong;
     char text[1024];
     va_list ap;
     va_start(ap, printf_fmt);
@@ -139,9 +147,12 @@ static bool has_fallen(dtask_task *f, dtask_err err) {
 }
 
 dtask_err dtask_retry(dtask_task *f, int after_ms) {
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
     f->retry_after_us = after_ms > 0 ? (int64_t)after_ms * 1000 : 0;
-    say_error(f, DTASK_ERETRY, "ERETRY", "the handler asked to run again");
-    return DTASK_ERETRY;
+    static const char why[] = "the handler asked to run again";
+    say_error(f, DTASK_ERETRY, "ERETRY", why);
+    return dti_fail(DTASK_ERETRY, "%s", why);
 }
 
 void dti_outcome_of(dtask_task *f, dtask_err err, dti_outcome *out) {
@@ -149,13 +160,16 @@ void dti_outcome_of(dtask_task *f, dtask_err err, dti_outcome *out) {
         *out = DTI_O_FAIL;       // settled already
         return;
     }
-    if (!err) {
-        if (f->said) dti_buf_done(&f->value), f->value = (dti_buf){0}, f->said = DTASK_OK; // it thought better of it
-        *out = f->become ? DTI_O_THEN : DTI_O_DONE;
+    if (f->unwind) {             // what a dropped frame says is no outcome
+        *out = DTI_O_UNWOUND;
         return;
     }
-    if (err == DTASK_EUNWIND && f->unwind) {
-        *out = DTI_O_UNWOUND;
+    // An error that was its last word stands, though its code was not returned.
+    if (!err) err = f->said;
+    const dti_sig *sig = f->h->info ? f->h->info->sig : NULL;
+    if (!err && !f->become && !f->value.n && sig) err = dti_sig_check_result(sig, f->h->name, dti_str("\xc0", 1));
+    if (!err) {
+        *out = f->become ? DTI_O_THEN : DTI_O_DONE;
         return;
     }
     if (f->said != err) {
@@ -175,10 +189,16 @@ void dti_outcome_of(dtask_task *f, dtask_err err, dti_outcome *out) {
 // ---- the rest ------------------------------------------------------------------------
 
 int dtask_cancelled(dtask_task *f) {
+    if (!f) return 1;
     return atomic_load_explicit(&f->cancelled, memory_order_relaxed);
 }
 
 dtask_err dtask_progress(dtask_task *f, double done, double total) {
+    dtask_err err = dti_task_check(f);
+    return err ? err : dtask_b_progress(f, done, total);
+}
+
+dtask_err dtask_b_progress(dtask_task *f, double done, double total) {
     dtask_err err = dti_frame_check(f);
     if (err) return err;
     pthread_mutex_lock(&f->w->lock);
@@ -267,7 +287,8 @@ dtask_err dtask_b_context(dtask_task *f, dtask_str *out) {
 dtask_err dtask_info(dtask_task *f, const char *fmt, ...) {
     // Views are given of the context map, which lives as long as the task.
     dtask_str map;
-    dtask_err err = dtask_b_context(f, &map);
+    dtask_err err = dti_task_check(f);
+    if (!err) err = dtask_b_context(f, &map);
     if (err) return err;
     va_list ap;
     va_start(ap, fmt);
@@ -277,10 +298,11 @@ dtask_err dtask_info(dtask_task *f, const char *fmt, ...) {
 }
 
 void dtask_say(dtask_task *f, int level, const char *printf_fmt, ...) {
+    if (dti_task_check(f)) return;
     char text[2048];
     va_list ap;
     va_start(ap, printf_fmt);
-    vsnprintf(text, sizeof text, printf_fmt, ap);
+    vsnprintf(text, sizeof text, printf_fmt ? printf_fmt : "", ap);
     va_end(ap);
     dti_frame_log(f, level, text);
 }

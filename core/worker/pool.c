@@ -66,6 +66,7 @@ struct dti_thread {
     dti_fiber *on;               // where its loop runs
     dti_fiber *spent;            // left for good by the last switch
     dtask_task *parked;          // left its stack by the last switch
+    dtask_task *runs;            // whose handler it runs
 };
 
 static _Thread_local dti_thread *here;
@@ -75,6 +76,11 @@ static _Thread_local dti_thread *here;
 __attribute__((noinline)) static dti_thread *self(void) {
     __asm__ volatile("");
     return here;
+}
+
+dtask_task *dti_pool_runs(void) {
+    dti_thread *t = self();
+    return t ? t->runs : NULL;
 }
 
 // ---- stacks -----------------------------------------------------------------
@@ -194,10 +200,15 @@ static dtask_task *next_work(dtask_worker *w) {
 }
 
 static void run(dtask_task *f) {
+    dtask_worker *w = f->w;
+    self()->runs = f;
+    dti_no_detail();             // what failed here before was another task's
     dtask_err err = f->h->fn(f, f->h->arg);
+    // A child that the handler forked, and let return: nothing of the worker is in it but this thread.
+    if (dti_worker_forked(w)) _exit(1);
     dti_outcome what;
     dti_outcome_of(f, err, &what);
-    dtask_worker *w = f->w;
+    self()->runs = NULL;
     pthread_mutex_lock(&w->lock);
     dti_frame_end(f, what);
     pthread_mutex_unlock(&w->lock);
@@ -261,8 +272,11 @@ void dti_pool_park(dtask_task *f) {
     f->fiber = mine;
     t->on = fresh;
     t->parked = f;
+    t->runs = NULL;
     switch_to(mine, fresh, false);
     arrived();
+    self()->runs = f;
+    dti_no_detail();             // as above
 }
 
 static void *thread_main(void *arg) {
@@ -270,7 +284,7 @@ static void *thread_main(void *arg) {
     dtask_worker *w = t->w;
     pthread_sigmask(SIG_SETMASK, &w->signals, NULL);
     here = t;
-    dti_in_handler = true;
+    dti_enter_handlers();
     dti_fiber *first = fiber_get(w);
     if (first) {
         prepare(first);

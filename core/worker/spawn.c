@@ -430,23 +430,24 @@ static dtask_b_call call_of(const char *type, const char *const *opts, const dti
 dtask_err dtask_spawn(dtask_task *f, const char *type, const char *const *opts, dtask_child **out, const char *fmt, ...) {
     dti_buf args = {0};
     dti_outputs outputs = {0};
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
     va_list ap;
     va_start(ap, fmt);
-    dtask_err err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
+    err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
     va_end(ap);
     dtask_b_call call = call_of(type, opts, &args, &outputs);
+    if (!err) err = dti_call_check_names(f->w->app, type, fmt, 0);
     if (!err) err = dti_spawn(f, &call, out);
     dti_buf_done(&args);
     return err;
 }
 
-dtask_err dtask_map(dtask_task *f, const char *type, const char *const *opts, dtask_child **out, int64_t from, uint64_t n,
-    const char *fmt, ...) {
+static dtask_err vmap(dtask_task *f, const char *type, const char *const *opts, dtask_child **out, int64_t from, uint64_t n,
+    const char *fmt, va_list ap) {
     dti_buf args = {0};
-    va_list ap;
-    va_start(ap, fmt);
     dtask_err err = dti_fmt_encode_from(&args, from, NULL, fmt, ap);
-    va_end(ap);
+    if (!err) err = dti_call_check_names(f->w->app, type, fmt, 1);
     if (!err) {
         dti_mp at = dti_mp_of(dti_str(args.p, args.n));
         dti_mpval head;
@@ -457,6 +458,26 @@ dtask_err dtask_map(dtask_task *f, const char *type, const char *const *opts, dt
         err = map(f, &call, from, n, dti_str(at.p, (size_t)(at.end - at.p)), head.n - 1, out);
     }
     dti_buf_done(&args);
+    return err;
+}
+
+dtask_err dtask_map(dtask_task *f, const char *type, const char *const *opts, dtask_child **out, int64_t from, uint64_t n,
+    const char *fmt, ...) {
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
+    va_list ap;
+    va_start(ap, fmt);
+    err = vmap(f, type, opts, out, from, n, fmt, ap);
+    va_end(ap);
+    return err;
+}
+
+dtask_err dtask_b_map(dtask_task *f, const char *type, const char *const *opts, dtask_child **out, int64_t from, uint64_t n,
+    const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    dtask_err err = vmap(f, type, opts, out, from, n, fmt, ap);
+    va_end(ap);
     return err;
 }
 
@@ -474,6 +495,7 @@ static dtask_err then(dtask_task *f, const dtask_b_call *call) {
     for (uint32_t i = 0; i < u->call.ndeps; i++) u->deps[i]->refs++;
     if (f->become) dti_unsent_free(f->become);
     f->become = u;
+    f->said = DTASK_OK;
     pthread_mutex_unlock(&f->w->lock);
     return DTASK_OK;
 }
@@ -481,11 +503,14 @@ static dtask_err then(dtask_task *f, const dtask_b_call *call) {
 dtask_err dtask_then(dtask_task *f, const char *type, const char *const *opts, const char *fmt, ...) {
     dti_buf args = {0};
     dti_outputs outputs = {0};
+    dtask_err err = dti_task_check(f);
+    if (err) return err;
     va_list ap;
     va_start(ap, fmt);
-    dtask_err err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
+    err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
     va_end(ap);
     dtask_b_call call = call_of(type, opts, &args, &outputs);
+    if (!err) err = dti_call_check_names(f->w->app, type, fmt, 0);
     if (!err) err = then(f, &call);
     dti_buf_done(&args);
     return err;

@@ -386,7 +386,8 @@ static dtask_err wait_one(dtask_task *f, dtask_child *c, int ms) {
 }
 
 dtask_err dtask_wait(dtask_task *f, dtask_child *c, int ms) {
-    dtask_err err = may_wait(f);
+    dtask_err err = dti_task_check(f);
+    if (!err) err = may_wait(f);
     if (err) return err;
     if (c) return wait_one(f, c, ms);
     err = dti_wait_arm(f, NULL, 0, 0, ms, false);
@@ -395,8 +396,10 @@ dtask_err dtask_wait(dtask_task *f, dtask_child *c, int ms) {
 }
 
 dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
-    dtask_err err = may_wait(f);
+    dtask_err err = dti_task_check(f);
+    if (!err) err = may_wait(f);
     if (err) return err;
+    if (!out) return dti_fail(DTASK_EARGS, "dtask_next needs a place for the child.");
     pthread_mutex_lock(&f->w->lock);
     bool none = !f->given && f->nseen >= f->nspawned;
     pthread_mutex_unlock(&f->w->lock);

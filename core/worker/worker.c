@@ -85,9 +85,14 @@ void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
     for (unsigned i = 0; i < w->nlinks; i++) dti_io_ring(&w->links[i]);
 }
 
+dtask_err dti_worker_check(const dtask_worker *w) {
+    return w ? dti_app_check(w->app) : dti_fail(DTASK_EUSAGE, "The worker is NULL: make it with dtask_worker_new.");
+}
+
 dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker **out) {
     dtask_err err = dti_app_check(app);
     if (err) return err;
+    if (!out) return dti_fail(DTASK_EARGS, "dtask_worker_new needs a place for the worker.");
     dtask_worker *w = calloc(1, sizeof *w);
     if (!w) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
     w->conf = app->conf;
@@ -162,7 +167,7 @@ static dtask_err handler_fill(dti_handler *h, const dtask_b_type *type, const dt
 }
 
 dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkind pool, dtask_fn *fn, void *arg, dti_handler **out) {
-    dtask_err err = dti_app_check(w->app);
+    dtask_err err = dti_worker_check(w);
     if (err) return err;
     if (w->started) return dti_fail(DTASK_EUSAGE, "handlers are added before the worker starts");
     dti_handler *h = handler_find(w, type->name);
@@ -536,7 +541,7 @@ static void join(dtask_worker *w) {
 }
 
 dtask_err dtask_worker_start(dtask_worker *w) {
-    dtask_err err = dti_app_check(w->app);
+    dtask_err err = dti_worker_check(w);
     if (err) return err;
     if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
     err = check_types(w);
@@ -576,13 +581,16 @@ dtask_err dtask_worker_start(dtask_worker *w) {
 }
 
 dtask_err dtask_worker_run(dtask_worker *w) {
-    dtask_err err = w->started ? dti_app_check(w->app) : dtask_worker_start(w);
+    const dtask_task *f = dti_pool_runs();
+    if (w && f && f->w == w) return dti_fail(DTASK_EDEADLOCK, "A handler cannot wait for the end of the worker that runs it: call dtask_worker_stop.");
+    dtask_err err = w && w->started ? dti_app_check(w->app) : dtask_worker_start(w);
     if (err) return err;
     join(w);
     return w->why ? dti_fail(w->why, "%s", w->why_text) : DTASK_OK;
 }
 
 void dtask_worker_stop(dtask_worker *w, int grace_ms) {
+    if (!w) return;
     int saved = errno;
     if (!atomic_load(&w->stops)) {
         int64_t grace = grace_ms < 0 ? w->conf.grace_us / 1000 : grace_ms;

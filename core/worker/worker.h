@@ -396,6 +396,12 @@ void dti_frame_expired(dtask_task *);        // L: outran its `timeout`
 void dti_put_task_id(dti_buf *, const dtask_task *, uint32_t ord); // "job/ord" as msgpack
 void dti_frame_log(const dtask_task *, int syslog_level, const char *text);
 dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: ELOST, EUSAGE, EENGINE
+// Before a C handler's call, first of all: that this thread runs the task's
+// handler, in the process that claimed it. A pointer to a task that is gone
+// is not looked into. EUSAGE.
+dtask_err dti_task_check(const dtask_task *);
+dtask_err dti_child_check(const dtask_child *); // the same, of the task that made it
+dtask_err dti_worker_check(const dtask_worker *); // EUSAGE: NULL, or as dti_app_check
 dtask_err dti_frame_broken(const dtask_task *); // EENGINE, with why; else OK
 // L: what the engine did not do for it within engine_timeout will not be done:
 // calls not yet sent are dropped, its waits end, its handler gets EENGINE.
@@ -460,6 +466,7 @@ dtask_err dti_wait_mail(dtask_task *, uint32_t received);
 
 // pool.c
 void dti_pool_wake(dtask_worker *);          // L: there is something to run
+dtask_task *dti_pool_runs(void);             // whose handler this thread runs; NULL: none
 void dti_pool_park(dtask_task *);            // on its stack: returns when resumed
 bool dti_pool_can_park(dtask_task *);
 void dti_fibers_free(dtask_worker *);

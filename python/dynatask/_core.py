@@ -309,7 +309,7 @@ def cancelled(task: TaskPtr) -> bool:
 
 def progress(task: TaskPtr, done: float, total: float) -> None:
     """total < 0: unknown."""
-    _check(lib.dtask_progress(task, done, total))
+    _check(lib.dtask_b_progress(task, done, total))
 
 
 def spawn(task: TaskPtr, call: Call, args: bytes, hashed: bytes, deps: Sequence[ChildPtr]) -> ChildPtr:
@@ -342,7 +342,7 @@ def spawn_range(task: TaskPtr, type: str, opts: Opts, first: int, count: int, co
     keep = [ffi.from_buffer(c) for c in common]
     rest = [ffi.new("dtask_str *", {"p": p, "n": len(c)})[0] for p, c in zip(keep, common)]
     fmt = " ".join("v" for _ in rest).encode()
-    _check(lib.dtask_map(task, type.encode(), opts.pointer, out, first, count, fmt, *rest))
+    _check(lib.dtask_b_map(task, type.encode(), opts.pointer, out, first, count, fmt, *rest))
     return out[0]
 
 
@@ -388,7 +388,7 @@ def child_failures(child: ChildPtr) -> tuple[int, bytes]:
 def child_at(batch: ChildPtr, i: int) -> ChildPtr:
     """A batch's i-th child, to be freed."""
     out = ffi.new("dtask_child **")
-    _check(lib.dtask_child_at(batch, i, out))
+    _check(lib.dtask_b_child_at(batch, i, out))
     return out[0]
 
 
@@ -409,7 +409,7 @@ def child_cancel(child: ChildPtr) -> None:
 
 def child_free(child: ChildPtr) -> None:
     """The handle, not the child."""
-    lib.dtask_child_free(child)
+    lib.dtask_b_child_free(child)
 
 
 def arm(task: TaskPtr, children: Sequence[ChildPtr], flags: int, ms: int) -> bool:

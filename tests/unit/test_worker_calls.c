@@ -175,7 +175,8 @@ static dtask_err looks(dtask_task *t, void *arg) {
     int64_t how, x;
     dtask_err err = dtask_args(t, "n:i", &how);
     if (!err) err = dtask_spawn(t, "boom", NULL, &c, "i", (int64_t)7);
-    if (err || how == 0) return err; // nobody looks
+    if (err) return err;
+    if (how == 0) return dtask_done(t, "i", how); // nobody looks
     err = dtask_wait(t, how == 1 ? c : NULL, -1);
     if (err != DTASK_EFAILED) return dtask_fail(t, DTASK_EFATAL, "wait gave %s", dtask_err_name(err));
     if (!strstr(dtask_err_detail(), "boom 7")) return dtask_fail(t, DTASK_EFATAL, "detail: %s", dtask_err_detail());
