@@ -6,8 +6,13 @@
  * with the function of their name; free and close take NULL, in any order.
  * Views (dtask_str) live as long as the object they came from. Every function
  * may be called from any thread, but a dtask_task and its children only from
- * their handler. The library never prints, aborts or touches signals. Only
- * functions marked "Waits" block for longer than a lock.
+ * their handler, on its thread and until it returns; elsewhere they are EUSAGE
+ * (dtask_cancelled alone may be asked by threads that the handler waits for).
+ * NULL for an object is EUSAGE, for a place or a value EARGS. In a child that
+ * was forked all that was opened before is EUSAGE; it may open its own. A child
+ * that a handler forked and let return is ended by _exit(1). Else the library
+ * never prints, ends the process or touches signals. Only functions marked
+ * "Waits" block for longer than a lock.
  *
  * OPTS: name, value, .., NULL; or NULL for none. Names as in Python; times in
  * seconds ("1.5", "90s", "5m", "2h", "1d"), sizes in bytes ("64KiB").
@@ -21,7 +26,8 @@
  *     variable as it was
  *   "*" alone: one dtask_str, all arguments as a msgpack array (or, for
  *     results, the one value)
- *   to encode also: z const char *, t dtask_child * (stands for its result)
+ *   to encode also: z const char *, t dtask_child * (stands for its result);
+ *   a name must be that of the parameter in its place, where those are known
  * Where several values stand for one (a result), they are a msgpack array.
  * Decoding takes pointers to these types.
  */
@@ -67,7 +73,10 @@ typedef struct dtask_task dtask_task;
 typedef struct dtask_child dtask_child;
 typedef struct dtask_worker dtask_worker;
 
-/* A handler. Returns what dtask_done, dtask_fail or another call returned. */
+/* A handler. Returns what dtask_done, dtask_fail or another call returned. The
+ * last one of done, fail, retry and then is its outcome; an error counts also
+ * if 0 is returned, and 0 without a result is EARGS where the signature has
+ * one. */
 typedef dtask_err dtask_fn(dtask_task *task, void *arg);
 typedef void dtask_job_fn(dtask_job *job, void *arg);
 /* level as in syslog; one JSON object without a line end. */
@@ -94,7 +103,8 @@ DTASK_API dtask_err dtask_open(const char *app, const char *url, const char *con
 /* Jobs and workers of it stay valid as objects and answer EUSAGE. */
 DTASK_API void dtask_close(dtask_app *app);
 /* Where log lines go; NULL: nowhere, as at first. Called from any of the
- * library's threads, one at a time. */
+ * library's threads, one at a time. It may call dtask_log, and nothing else of
+ * the library; what it makes that log is not told to it. */
 DTASK_API void dtask_log(dtask_app *app, dtask_log_fn *fn, void *arg);
 
 /* ---- jobs ------------------------------------------------------------------ */
@@ -131,7 +141,8 @@ DTASK_API void dtask_job_free(dtask_job *job);
 /* ---- embedding: one descriptor for poll, epoll, libuv ------------------------ */
 
 DTASK_API int dtask_fd(dtask_app *app);     /* readable: dtask_poll is due. -1: out of descriptors */
-/* Runs due callbacks on this thread; waits up to ms for the first. */
+/* Runs due callbacks on this thread; waits up to ms for the first. EUSAGE: the
+ * app was closed, also meanwhile. EENGINE: out of descriptors. */
 DTASK_API dtask_err dtask_poll(dtask_app *app, int ms);
 
 /* ---- in a handler ----------------------------------------------------------- */
@@ -173,7 +184,7 @@ DTASK_API dtask_err dtask_next(dtask_task *task, int ms, dtask_child **out);
 DTASK_API dtask_err dtask_child_result(dtask_child *child, const char *fmt, ...);
 DTASK_API dtask_err dtask_child_at(dtask_child *batch, uint64_t i, dtask_child **out);
 DTASK_API void dtask_child_free(dtask_child *child);
-/* 1: asked to end; return DTASK_ECANCELLED. An atomic read. */
+/* 1: asked to end; return DTASK_ECANCELLED. An atomic read; 1 for NULL. */
 DTASK_API int dtask_cancelled(dtask_task *task);
 /* total < 0: unknown. Sent with the next turn. */
 DTASK_API dtask_err dtask_progress(dtask_task *task, double done, double total);
@@ -203,7 +214,8 @@ DTASK_API dtask_err dtask_worker_load(dtask_worker *worker, const char *path);
 DTASK_API dtask_err dtask_worker_on_complete(dtask_worker *worker, const char *root_type, dtask_job_fn *fn, void *arg);
 /* Starts its threads. ECONFLICT: a type is registered with another signature. */
 DTASK_API dtask_err dtask_worker_start(dtask_worker *worker);
-/* Starts it if need be. Waits until stopped and drained. 0, or why it ended. */
+/* Starts it if need be. Waits until stopped and drained. 0, or why it ended.
+ * EDEADLOCK: in a handler of its own. */
 DTASK_API dtask_err dtask_worker_run(dtask_worker *worker);
 /* No more claims; handlers get grace_ms (below 0: the option grace), the rest
  * is given back uncounted. Again: at once. Async-signal-safe. */

@@ -66,22 +66,32 @@ def test_options_of_calls(app: App, option: dict[str, Any], at_once: bool) -> No
     job.wait()
 
 
-@pytest.mark.parametrize("id", ["\ud800", "a\nb", "\x7f", "\u202e", "x" * 200, "ü" * 100])
+@pytest.mark.parametrize("id", ["\u202e", "x" * 200, "ü" * 100])
 def test_ids(app: App, id: str) -> None:
     @app.task
     def f() -> str:
         return context().job.id
 
-    try:
-        job = f.using(id=id).start()
-    except (BadArguments, TooBig):
-        return
+    job = f.using(id=id).start()
     with app.worker(slots=1):
         assert job.result() == id
 
 
-@pytest.mark.parametrize("key", ["", "\ud800", "x" * 100_000, "a\x00b", "ü" * 100, 7, None])
-def test_keys(app: App, key: Any) -> None:
+@pytest.mark.parametrize("id", ["\ud800", "a\nb", "\x7f"])
+def test_ids_that_are_none(app: App, id: str) -> None:
+    @app.task
+    def f() -> None: ...
+
+    with pytest.raises(BadArguments, match="id"):
+        f.using(id=id).start()
+    assert app.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "end"),
+    [("ü" * 100, "1"), *((bad, "key") for bad in ("", "\ud800", "x" * 100_000, "a\x00b", 7, None))],
+)
+def test_keys(app: App, key: Any, end: str) -> None:
     @app.task
     def leaf() -> int:
         return 1
@@ -90,33 +100,21 @@ def test_keys(app: App, key: Any) -> None:
     def root(i: int) -> str:
         try:
             return f"{leaf.using(key=key).spawn().result()}"
-        except (BadArguments, TooBig):
-            return "refused"
+        except BadArguments as e:
+            return str(e)
 
     with app.worker(slots=1):
-        assert root.start(0).result() in ("1", "refused")
+        assert end in root.start(0).result()
 
 
 @pytest.mark.parametrize("backoff", [NAN, INF, -1, "1", [], [1, -1], [NAN], Backoff(-1), Backoff(NAN), Backoff(factor=0.1), Backoff(max=INF)])
 def test_backoffs(app: App, backoff: Any) -> None:
-    runs: list[int] = []
-
-    try:
+    with pytest.raises(BadArguments, match="backoff"):
 
         @app.task(backoff=backoff, retries=1)
-        def f() -> int:
-            runs.append(1)
-            raise ValueError("x")
+        def f() -> None: ...
 
-        job = f.start()
-    except BadArguments:
-        return
-    with app.worker(slots=1):
-        while not runs:
-            job.wait(0.01)
-        job.cancel()
-        job.wait()
-    assert job.info().state in ("cancelled", "failed")
+        f.start()
 
 
 @pytest.mark.parametrize("after", [-1, NAN, INF, 1e18, "1", True, None])
@@ -147,29 +145,34 @@ def test_retry_after(app: App, after: Any) -> None:
 def test_tolerate(app: App, tolerate: Any) -> None:
     @app.task
     def root() -> str:
-        try:
+        with pytest.raises(BadArguments, match="tolerate"):
             with children(tolerate=tolerate):
                 pass
-        except (BadArguments, TypeError) as e:
-            return type(e).__name__
-        return "taken"
+        return "refused"
 
     with app.worker(slots=1):
-        assert root.start().result() in ("BadArguments", "taken")
+        assert root.start().result() == "refused"
 
 
-@pytest.mark.parametrize("unique", [Unique(keep=-1), Unique(keep=NAN), Unique(keep=1e18), Unique(""), Unique(()), Unique(["n", "n"]), 5, "n"])
+@pytest.mark.parametrize("unique", [Unique(()), Unique(["n", "n"])])
 def test_uniques(app: App, unique: Any) -> None:
-    try:
+    @app.task(unique=unique)
+    def f(n: int) -> int:
+        return n
+
+    with app.worker(slots=1):
+        assert f.start(1).result() == 1
+
+
+@pytest.mark.parametrize("unique", [Unique(keep=-1), Unique(keep=NAN), Unique(keep=1e18), Unique(""), 5, "n"])
+def test_uniques_that_are_none(app: App, unique: Any) -> None:
+    with pytest.raises(BadArguments, match="unique|keep"):
 
         @app.task(unique=unique)
         def f(n: int) -> int:
             return n
 
-        with app.worker(slots=1):
-            assert f.start(1).result() == 1
-    except BadArguments:
-        pass
+        f.start(1)
 
 
 def test_progress(app: App) -> None:
@@ -197,10 +200,7 @@ def test_times_far_away_are_readable(app: App) -> None:
 
     with app.worker(slots=1):
         for t in (datetime.min, datetime.max, datetime.max.replace(tzinfo=timezone.utc)):
-            try:
-                assert f.start(t, timedelta.max).result() == t
-            except BadArguments:
-                pass
+            assert f.start(t, timedelta.max).result() == t
 
 
 @pytest.mark.parametrize("options", [{"lease": 0.01}, {"lease": 1e9}, {"max_depth": 0}, {"max_tasks": 0}, {"max_payload": 0}, {"prefetch": 0}, {"max_parked": 0}, {"engine_timeout": 0}, {"grace": 0}, {"retain": 0}], ids=repr)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dynatask import App, Cancelled, Deadlock, DynataskError, TaskCancelled, Unwind, as_completed, children, context
+from dynatask import App, Cancelled, Deadlock, DynataskError, TaskCancelled, Unwind, UsageError, as_completed, children, context
 
 
 def run(code: str, *args: object, send: int | None = None, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -430,20 +430,21 @@ def test_mutating_an_argument_after_spawn(app: App) -> None:
         assert root.start().result() == 6
 
 
-def test_run_inside_a_handler_is_refused_or_works(app: App) -> None:
+def test_run_inside_a_handler_is_refused(app: App) -> None:
     @app.task
     def leaf(n: int) -> int:
         return n
 
     @app.task
     def root() -> str:
-        try:
-            return f"{leaf.run(3)}"
-        except DynataskError as e:
-            return type(e).__name__
+        with pytest.raises(UsageError, match="spawn"):
+            leaf.run(3)
+        return "refused"
 
     with app.worker(slots=1):
-        assert root.start().result() in ("3", "NotInTask", "Deadlock", "UsageError", "WouldBlock")
+        job = root.start()
+        assert job.result() == "refused"
+        assert job.info().counts.added == 1
 
 
 def test_a_task_defined_while_a_worker_runs(app: App) -> None:
@@ -454,15 +455,11 @@ def test_a_task_defined_while_a_worker_runs(app: App) -> None:
     with app.worker(slots=1):
         assert first.start().result() == 1
 
-        try:
+        @app.task
+        def late() -> int:
+            return 2
 
-            @app.task
-            def late() -> int:
-                return 2
-
-            job = late.start()
-        except DynataskError:
-            return
+        job = late.start()
         assert job.info().state == "running"  # known, served by the next worker
     with app.worker(slots=1):
         assert job.result() == 2
@@ -554,14 +551,13 @@ w = app.worker(slots=1)
 w.__enter__()
 job = slow.start()
 while job.info().counts.running == 0: time.sleep(0.001)
-t = time.monotonic()
 w.stop(grace=0)
-while job.info().counts.running: time.sleep(0.001)
-print(time.monotonic() - t < 5, job.info().state, job.info().counts.ready)
+while job.info().counts.running: time.sleep(0.001)  # its handler sleeps on, long after this test
+print(job.info().state, job.info().counts.ready)
 sys.stdout.flush()
 os._exit(0)
 """, url)  # fmt: skip
-    assert out.stdout == "True running 1\n", out
+    assert out.stdout == "running 1\n", out
 
 
 def test_sigterm_with_a_stuck_handler_exits_after_grace(sqlite_url: str) -> None:
