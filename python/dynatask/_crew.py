@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -42,6 +43,7 @@ class Crew:
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._commit_lock = threading.Lock()
+        self._pid = os.getpid()
         self._watch = threading.Event()
         self._running = 0
         self._lock = threading.Lock()
@@ -100,6 +102,8 @@ class Crew:
 
     def commit(self, outcomes: deque[Outcome]) -> None:
         """Hands outcomes to the core, in their order. From any thread."""
+        if os.getpid() != self._pid:  # a child that a handler forked, and let return: it has no worker, and locks that nobody opens
+            os._exit(1)
         with self._commit_lock:
             try:
                 while outcomes:

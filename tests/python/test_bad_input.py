@@ -1,6 +1,7 @@
 """Bad input is an error with a name and one sentence, before anything changed."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -651,6 +652,27 @@ def test_a_fork_with_an_open_app(app: App) -> None:
         assert os.waitpid(pid, 0)[1] == 0
         assert f.start(4).result() == 4  # the parent is as before
         assert job.cancel() is True
+
+
+def test_a_child_that_a_handler_forked_and_let_return_is_ended(app: App) -> None:
+    def forked() -> str:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)  # it must not live on as half a worker
+            return "the child's"
+        return f"status {os.waitpid(pid, 0)[1]:#x}"
+
+    @app.task
+    def plain() -> str:
+        return forked()
+
+    @app.task
+    async def coroutine() -> str:
+        return forked()
+
+    with app.worker(slots=1):
+        assert plain.start().result() == "status 0x100"
+        assert coroutine.start().result() == "status 0x100"
 
 
 def test_a_fork_may_open_its_own_app(sqlite_url: str) -> None:
