@@ -18,7 +18,7 @@ typedef struct {
     redis_server at;
     dti_arena arena;
     dti_buf header, op[STARTS];
-    uint64_t worker, nonce;
+    uint64_t worker, nonce, era;
     uint32_t type;
     dti_message *out; uint32_t nout; // outcomes for the next turn
 } bench;
@@ -70,6 +70,7 @@ static void begin(bench *b) {
     freeReplyObject(redisCommandArgv(b->at.c, 6, argv, lens));
     dti_op era = {.kind = DTI_OP_ERA, .era = {.run_id = dti_strz("run")}};
     call(b, &era);
+    b->era = era.era.era;
     dti_hello_type t = {.name = dti_strz("noop"), .version = 1, .crashes = 3};
     dti_op op = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("bench"), .lease_us = 15000000, .types = &t, .ntypes = 1}};
     call(b, &op);
@@ -101,7 +102,7 @@ static void drain(bench *b) {
     static dti_message messages[BATCH];
     do {
         dti_want want = {b->type, BATCH};
-        dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = 2, .nonce = ++b->nonce, .messages = messages, .nmessages = b->nout,
+        dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = b->era, .nonce = ++b->nonce, .messages = messages, .nmessages = b->nout,
             .want = &want, .nwant = 1, .n = BATCH, .empty = true}};
         call(b, &op);
         b->nout = op.turn.nclaims;
@@ -119,7 +120,7 @@ static void fan_out(bench *b, size_t n, dti_endkind end) {
         .task = {.type = b->type, .args = dti_strz("\x91\x01"), .retries = 3, .crashes = 3}}};
     call(b, &op);
     dti_want want = {b->type, 1};
-    op = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = 2, .nonce = ++b->nonce, .want = &want, .nwant = 1, .n = 1}};
+    op = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = b->era, .nonce = ++b->nonce, .want = &want, .nwant = 1, .n = 1}};
     call(b, &op);
     dti_claim root = op.turn.claims[0];
     static dti_new kids[SPAWN];
@@ -130,7 +131,7 @@ static void fan_out(bench *b, size_t n, dti_endkind end) {
             kids[i] = (dti_new){.type = b->type, .call = {(at + i) * 0x9e3779b97f4a7c15u, at + i + 1}, .args = dti_strz("\x91\x01"), .retries = 3, .crashes = 3};
         dti_message m = {.job = root.job, .ord = 0, .token = root.token, .seq = ++seq, .children = kids, .nchildren = count,
             .end = at + count == n ? end : DTI_END_NONE, .mask = DTI_QUIET};
-        op = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = 2, .nonce = ++b->nonce, .messages = &m, .nmessages = 1}};
+        op = (dti_op){.kind = DTI_OP_TURN, .turn = {.worker = b->worker, .era = b->era, .nonce = ++b->nonce, .messages = &m, .nmessages = 1}};
         call(b, &op);
         dti_arena_reset(&b->arena);
     }
