@@ -45,10 +45,10 @@ unown = dt.unown
 
 function dt.move(t, to)
     local from, j = t.state, t.j
-    if not edge_legal(from, to) then
+    if not legal[from * 16 + to] then
         raise(EINTERNAL, 'task %d of job no %d may not go from %s to %s: a bug, please report it', t.ord, t.job, state_names[from], state_names[to])
     end
-    if (from == READY or from == RUNNING) and to ~= RUNNING and to ~= READY and band(t.bits, PERMIT) ~= 0 then
+    if t.bits >= PERMIT and band(t.bits, PERMIT) ~= 0 and (from == READY or from == RUNNING) and to ~= RUNNING and to ~= READY then
         dt.permits_return(t, from == READY)
     end
     if to ~= RUNNING and to ~= PARKED then unown(t) end
@@ -95,8 +95,8 @@ function dt.admit(t)
         return
     end
     local bits = t.bits
-    if band(bits, PERMIT) ~= 0 then dt.permits_return(t, false) end -- of the attempt that is over; `ready` has its own
-    local full = band(bits, HAS_KEYS) ~= 0 and dt.permits_take(t, false) or 0
+    if bits >= PERMIT and band(bits, PERMIT) ~= 0 then dt.permits_return(t, false) end -- of the attempt that is over; `ready` has its own
+    local full = bits >= HAS_KEYS and band(bits, HAS_KEYS) ~= 0 and dt.permits_take(t, false) or 0
     if full ~= 0 then
         local over = dt.key_at(t, full)[3]
         if t.begun == 0 and over == 1 then return dt.finish(t, SKIPPED, R_LIMIT) end
@@ -111,8 +111,9 @@ end
 -- ---- ending --------------------------------------------------------------------------
 -- For who waits from outside: the effects name so many, the bells look for all.
 local function tell_waiters(t)
-    if #fx.ended >= ENDED_MAX then fx.ended_more = true else insert(fx.ended, {t.job, t.ord}) end
-    insert(fx.ends, t)
+    local ends = fx.ends
+    if #ends >= ENDED_MAX then fx.ended_more = true else insert(fx.ended, {t.job, t.ord}) end
+    ends[#ends + 1] = t
 end
 
 local function complete(t, verdict)

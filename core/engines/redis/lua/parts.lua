@@ -105,8 +105,8 @@ function kids_flush(l)
         for i = l.at, #l.win + #l.add do a[#a + 1] = kid_bytes(kid_at(l, i)) end
         local few = #l.win + #l.add <= 4
         local s = few and concat(a) or ''
-        local field = l.ord == 0 and KIND[D_KIDS] or char(l.ord % 64, D_KIDS)
-        hset(l.ord == 0 and l.j.h or bucket(l.j, 'd', l.ord), field, s ~= '' and s)
+        local field = l.ord == 0 and KIND[D_KIDS] or DATA[D_KIDS][l.ord % 64]
+        hset(l.ord == 0 and l.j.h or data_bucket(l.j, l.ord), field, s ~= '' and s)
         if few then a = {} else l.big = true end
     end
     if #a > 0 then call('RPUSH', l.key, unpack(a)) end
@@ -351,10 +351,11 @@ function dt.flush()
             local s = row_bytes(t)
             if s ~= t.raw then
                 t.raw = s
-                if t.ord == 0 then hset(t.j.h, 'r', s) else hset(bucket(t.j, 't', t.ord), char(t.ord % 64), s) end
+                local ord = t.ord
+                if ord == 0 then hset(t.j.h, 'r', s) else hset(row_bucket(t.j, ord), ROW[ord % 64], s) end
             end
         end
-        t.hand = nil
+        t.hand = false
     end
     for i = 1, #lanes_touched do lane_flush(lanes_touched[i]) end
     for i = 1, #kids_touched do kids_flush(kids_touched[i]) end

@@ -9,7 +9,12 @@ local zeros = {
     nkids = 0, logn = 0, logr = 0, emits = 0, log_bytes = 0, park_seq = 0, lastkid = 0, notes = 0, at_limit = 0, owner = 0,
     token = ZERO8, by = 0, added = 0, begun = 0, ended = 0, expires = 0, due = 0,
 }
-local task_row = {__index = zeros}
+-- What a row has beyond what its constructors name (task_new, unpack_task)
+-- is unusual: it has `more`. Those name 16 fields, for a table of that size.
+local task_row = {__index = zeros, __newindex = function(r, field, v)
+    rawset(r, 'more', true)
+    rawset(r, field, v)
+end}
 local formats = {} -- by mask
 
 local function format_of(mask)
@@ -33,7 +38,7 @@ end
 
 local a = {} -- the values of the row being packed
 
-local function pack_task(r)
+local function pack_whole(r)
     local mask, n, fix = 0, 4, r.fix
     a[1], a[3] = 1, r.state
     if not fix then
@@ -103,6 +108,23 @@ local function pack_task(r)
     return pack(formats[mask] or format_of(mask), unpack(a, 1, n))
 end
 
+-- Rows that go the same way together differ in `fix` alone: of the last one
+-- what lies ahead of it and behind it is kept.
+local like, head, tail = {}, '', ''
+
+local function pack_task(r)
+    local fix = r.fix
+    if not fix or r.more then return pack_whole(r) end
+    if r.state == like.state and r.bits == like.bits and r.ended == like.ended and r.owner == like.owner and r.token == like.token
+        and r.begun == like.begun and r.attempt == like.attempt and r.by == like.by then
+        return head .. fix .. tail
+    end
+    local s = pack_whole(r)
+    like = {state = r.state, bits = r.bits, ended = r.ended, owner = r.owner, token = r.token, begun = r.begun, attempt = r.attempt, by = r.by}
+    head, tail = sub(s, 1, 4), sub(s, 38)
+    return s
+end
+
 -- What hardly changes after the task was made and few ask for (when it was
 -- added, its call, retries, crashes, depth) stays packed in `fix` until then.
 -- Who changes one of them lets `fix` go.
@@ -115,18 +137,19 @@ local function fixed(r)
     return r
 end
 
--- The row of task `ord` of job j. The constructor names as many fields as
--- most rows get, so that the table is made in its final size, which is 16.
+-- The row of task `ord` of job j.
 local function unpack_task(s, j, ord)
     local version, mask, state, kind, parent = unpack_s('<BI2BI3I4', s)
     local at = 38
     if version ~= 1 then raise(EVERSION, 'the shard has a task of version %d, made by a newer release: upgrade', version) end
     local r = setmetatable({raw = s, job = j.no, ord = ord, j = j, state = state, type = kind, parent = parent, fix = sub(s, 5, 37), bits = 0,
-        attempt = 0, by = 0, begun = 0, owner = 0}, task_row)
+        attempt = 0, by = 0, begun = 0, owner = 0, token = ZERO8, ended = 0, hand = false}, task_row)
     if mask == 0 then return r end
     if mask == 22 then -- claimed, as most
-        r.bits, r.prio, r.attempt, r.by, r.begun, r.token = unpack_s('<I2bBI3I7c8', s, at)
+        local prio
+        r.bits, prio, r.attempt, r.by, r.begun, r.token = unpack_s('<I2bBI3I7c8', s, at)
         r.owner = r.by
+        if prio ~= 0 then r.prio = prio end
         return r
     end
     if mask % 2 >= 1 then
@@ -134,14 +157,22 @@ local function unpack_task(s, j, ord)
         r.retries, r.crashes, r.depth, r.timeout_ms, at = unpack_s('<I4I4I4I4', s, at)
         r.fix = nil
     end
-    if mask % 4 >= 2 then r.bits, r.prio, at = unpack_s('<I2b', s, at) end
+    local x, y
+    if mask % 4 >= 2 then
+        r.bits, x, at = unpack_s('<I2b', s, at)
+        if x ~= 0 then r.prio = x end
+    end
     if mask % 8 >= 4 then r.attempt, r.by, r.begun, at = unpack_s('<BI3I7', s, at) end
     if mask % 16 >= 8 then r.attempt, r.by, r.begun, at = unpack_s('<I4I6I7', s, at) end
     if mask % 32 >= 16 then
         r.token, at = unpack_s('c8', s, at)
         r.owner = r.by
     end
-    if mask % 64 >= 32 then r.ended, r.reason, r.verdict, at = unpack_s('<I7BB', s, at) end
+    if mask % 64 >= 32 then
+        r.ended, x, y, at = unpack_s('<I7BB', s, at)
+        if x ~= 0 then r.reason = x end
+        if y ~= 0 then r.verdict = y end
+    end
     if mask % 128 >= 64 then r.seq, r.park_seq, at = unpack_s('<I4I4', s, at) end
     if mask % 256 >= 128 then r.open, r.bad, r.blame, r.nkids, r.lastkid, r.base, at = unpack_s('<I4I4I4I4I4I4', s, at) end
     if mask % 512 >= 256 then r.need, at = unpack_s('<I4', s, at) end
@@ -216,7 +247,7 @@ local function unpack_job(s, no, h)
     local version, mask, state, keep, kind, next, claimed, created, ended, retain_us, grace_us, lanes, last, paused, at =
         unpack_s('<BBBBI3I4I4I7I7I7I7I4BB', s)
     if version ~= 1 then raise(EVERSION, 'the shard has a job of version %d, made by a newer release: upgrade', version) end
-    local j = setmetatable({no = no, h = h, raw = s, rows = {}, buckets = false, lane_rows = {}, kid_lists = false, state = state, keep = keep, type = kind,
+    local j = setmetatable({no = no, h = h, raw = s, rows = {}, row_buckets = {}, data_buckets = {}, lane_rows = {}, kid_lists = false, state = state, keep = keep, type = kind,
         next = next, claimed = claimed, created = created, ended = ended, retain_us = retain_us, grace_us = grace_us, lanes = lanes, last = last,
         paused = paused, touched = false}, job_row)
     if last ~= ALL then

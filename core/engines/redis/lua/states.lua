@@ -12,4 +12,7 @@ local edges = {
 }
 local state_names = {[0] = 'blocked', 'scheduled', 'ready', 'running', 'parked', 'closing', 'succeeded', 'failed', 'cancelled', 'skipped', 'nothing'}
 
-local function edge_legal(from, to) return floor(edges[from] / 2 ^ to) % 2 == 1 end
+local legal = {} -- from * 16 + to
+for from, to in pairs(edges) do
+    for state = BLOCKED, STATES do legal[from * 16 + state] = floor(to / 2 ^ state) % 2 == 1 end
+end

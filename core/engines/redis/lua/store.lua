@@ -67,12 +67,16 @@ end
 -- Asks for those of a list of fields that are not known yet.
 local function ahead(h, fields)
     if h.whole then return end
-    local ask, f = {}, h.f
+    local ask, n, f = {}, 0, h.f
     for i = 1, #fields do
-        if f[fields[i]] == nil then ask[#ask + 1] = fields[i] end
+        local field = fields[i]
+        if f[field] == nil then
+            n = n + 1
+            ask[n] = field
+        end
     end
-    for from = 1, #ask, 1000 do
-        local got = call('HMGET', h.key, unpack(ask, from, min(from + 999, #ask)))
+    for from = 1, n, 1000 do
+        local got = call('HMGET', h.key, unpack(ask, from, min(from + 999, n)))
         for i = 1, #got do f[ask[from + i - 1]] = got[i] end
     end
 end
@@ -96,7 +100,7 @@ local KIND = {[0] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11'
 local function job_new(no, keep, type, retain_us, grace_us)
     local name = tostring(no)
     local h = {key = P .. 'j:' .. name, name = name, f = {}, w = nil, d = nil, whole = true}
-    local j = setmetatable({no = no, h = h, rows = {}, buckets = false, lane_rows = {}, kid_lists = false, touched = true, state = JOB_RUNNING, keep = keep,
+    local j = setmetatable({no = no, h = h, rows = {}, row_buckets = {}, data_buckets = {}, lane_rows = {}, kid_lists = false, touched = true, state = JOB_RUNNING, keep = keep,
         type = type, next = 0, created = now, retain_us = retain_us, grace_us = grace_us, lanes = 0, last = STATES, paused = 0, claimed = 0}, job_row)
     jobs[no] = j
     touched_jobs[#touched_jobs + 1] = j
@@ -141,24 +145,33 @@ local function job_gone(j)
     dels[#dels + 1] = j.h
 end
 
-local function bucket(j, kind, ord)
-    local no = floor(ord / 64)
-    local of = j.buckets
-    if not of then
-        of = {t = {}, d = {}}
-        j.buckets = of
-    end
-    local h = of[kind][no]
-    if not h then
-        h = {key = P .. kind .. ':' .. j.h.name .. ':' .. no, f = {}, w = nil, d = nil, whole = false}
-        of[kind][no] = h
-    end
+local function bucket_new(j, of, kind, first)
+    local h = {key = P .. kind .. ':' .. j.h.name .. ':' .. first / 64, f = {}, w = nil, d = nil, whole = false}
+    of[first] = h
     return h
+end
+
+local function row_bucket(j, ord)
+    local first = ord - ord % 64
+    return j.row_buckets[first] or bucket_new(j, j.row_buckets, 't', first)
+end
+
+local function data_bucket(j, ord)
+    local first = ord - ord % 64
+    return j.data_buckets[first] or bucket_new(j, j.data_buckets, 'd', first)
+end
+
+-- Their fields.
+local ROW, DATA = {}, {}
+for i = 0, 63 do ROW[i] = char(i) end
+for kind = D_ARGS, D_KIDS do
+    DATA[kind] = {}
+    for i = 0, 63 do DATA[kind][i] = char(i, kind) end
 end
 
 local function task_new(j, ord, kind, call_hash, retries, crashes, timeout_ms, parent, depth)
     local r = setmetatable({job = j.no, ord = ord, j = j, hand = true, state = STATES, type = kind, parent = parent, fix = false, bits = 0, attempt = 0,
-        by = 0, begun = 0, owner = 0}, task_row)
+        by = 0, begun = 0, owner = 0, token = ZERO8, ended = 0, raw = false}, task_row)
     if retries > 255 or crashes > 255 or depth > 255 or timeout_ms ~= 0 then
         r.added, r.call, r.retries, r.crashes, r.depth, r.timeout_ms = now, call_hash, retries, crashes, depth, timeout_ms
     else
@@ -175,7 +188,7 @@ function dt.look(no, ord) -- only to read; nil: gone
     local r = j.rows[ord]
     if r == nil then
         local s
-        if ord == 0 then s = hget(j.h, 'r') else s = hget(bucket(j, 't', ord), char(ord % 64)) end
+        if ord == 0 then s = hget(j.h, 'r') else s = hget(row_bucket(j, ord), ROW[ord % 64]) end
         r = s and unpack_task(s, j, ord) or false
         j.rows[ord] = r
     end
@@ -186,7 +199,7 @@ local look = dt.look
 function dt.task(no, ord) -- to be changed in place
     local t = look(no, ord)
     if t then
-        if t.hand == nil then
+        if not t.hand then
             tasks[#tasks + 1] = t
             dt.job(no)
         end
@@ -198,8 +211,8 @@ local task = dt.task
 
 -- What the row is when it is packed now; it stays so until it is in hand again.
 local function row_bytes(t)
-    local s = t.hand -- nil, or it is in hand: true, or what it was packed as since
-    if s == nil then return t.raw end
+    local s = t.hand -- false, or it is in hand: true, or what it was packed as since
+    if not s then return t.raw end
     if s == true then
         s = pack_task(t)
         t.hand = s
@@ -208,7 +221,7 @@ local function row_bytes(t)
 end
 
 local function task_gone(t)
-    if t.ord == 0 then hset(t.j.h, 'r', false) else hset(bucket(t.j, 't', t.ord), char(t.ord % 64), false) end
+    if t.ord == 0 then hset(t.j.h, 'r', false) else hset(row_bucket(t.j, t.ord), ROW[t.ord % 64], false) end
     t.gone = true
     t.j.rows[t.ord] = false
 end
@@ -223,15 +236,21 @@ function dt.rows_ahead(no, first, count, data)
         if first == 0 then
             first = 1
         else
-            local fields = {}
+            local fields, n, rows = {}, 0, j.rows
             for ord = first, edge do
-                if j.rows[ord] == nil then fields[#fields + 1] = char(ord % 64) end
+                if rows[ord] == nil then
+                    n = n + 1
+                    fields[n] = ROW[ord % 64]
+                end
             end
-            if #fields > 0 then ahead(bucket(j, 't', first), fields) end
+            if n > 0 then ahead(row_bucket(j, first), fields) end
             if data then
-                fields = {}
-                for ord = first, edge do fields[#fields + 1] = char(ord % 64, data) end
-                ahead(bucket(j, 'd', first), fields)
+                fields, n = {}, 0
+                for i = first % 64, edge % 64 do
+                    n = n + 1
+                    fields[n] = DATA[data][i]
+                end
+                ahead(data_bucket(j, first), fields)
             end
             first = edge + 1
         end
@@ -241,7 +260,7 @@ end
 -- ---- data ---------------------------------------------------------------------------
 local function data_raw(j, ord, kind)
     if ord == 0 then return hget(j.h, KIND[kind]) end
-    return hget(bucket(j, 'd', ord), char(ord % 64, kind))
+    return hget(data_bucket(j, ord), DATA[kind][ord % 64])
 end
 
 -- What calls carry (arguments, result, error) and is longer than the job's
@@ -298,5 +317,6 @@ local data_get = dt.data_get
 
 local function data_set(t, kind, v) -- false: deletes
     if v and carried(kind) and (#v > t.j.blob_min or byte(v) == 193) then v = REFERENCE .. blob_of(t.j, v) end
-    if t.ord == 0 then hset(t.j.h, KIND[kind], v) else hset(bucket(t.j, 'd', t.ord), char(t.ord % 64, kind), v) end
+    local ord = t.ord
+    if ord == 0 then hset(t.j.h, KIND[kind], v) else hset(data_bucket(t.j, ord), DATA[kind][ord % 64], v) end
 end

@@ -423,7 +423,7 @@ end
 
 -- ANSWER: status, first, count, now, cancelling, state, mask, joined, mails, more, logn.
 local function answer(g, status, t, is_ending)
-    local a = {status, g.first, g.count, g.now or false, is_ending, t.state, t.wait}
+    local a = {status, g.first, g.count, g.now, is_ending, t.state, t.wait}
     if g.joined or g.mails or t.logn ~= 0 then
         a[8], a[9], a[10], a[11] = g.joined or NONE, g.mails or NONE, g.more or false, t.logn
     end
@@ -436,7 +436,7 @@ local function apply(u, m)
     local token = m[3]
     if t.owner == 0 or t.owner ~= u.worker or token == ZERO8 or t.token ~= token then return {STALE, 0, 0, false, false, t.state} end
     local is_ending, seq = ending(t), m[4]
-    local g = {m = m, t = t, first = 0, count = 0}
+    local g = {m = m, t = t, first = 0, count = 0, kids = NONE, nkids = 0, now = false}
     if seq <= t.seq then
         local wait, logn = t.wait, t.logn
         already(g)
@@ -444,9 +444,7 @@ local function apply(u, m)
     end
     if seq > t.seq + 1 then return answer(g, GAP, t, is_ending) end
     m[7] = m[7] or 0
-    local children = m[8]
-    g.kids = not is_ending and children or NONE
-    g.nkids = #g.kids
+    if m[8] and not is_ending then g.kids, g.nkids = m[8], #m[8] end
     if m[8] or m[5] >= END_PARK or t.state == PARKED then
         if not well_formed(g) then return answer(g, BAD, t, is_ending) end
         if not notes_fit(g, m[9] or NONE) or (g.nkids ~= 0 and fixed(t).depth >= t.j.max_depth) then return answer(g, TOOBIG, t, is_ending) end
@@ -472,7 +470,7 @@ local function apply(u, m)
             set_value(t, D_PROGRESS, HAS_PROGRESS, m[12])
             set_value(t, D_STATE, HAS_STATE, m[13])
         end
-    else -- a short message: it only ends
+    elseif m[5] == END_NONE then -- a short message: else it ends, which clears the number
         t.seq = seq
     end
     ended(g)
@@ -499,21 +497,29 @@ end
 
 -- All rows that the messages name, with few commands.
 local function messages_ahead(messages)
-    local by = {}
-    for _, m in ipairs(messages) do
-        if m[2] ~= 0 then
-            local at = m[1] .. ':' .. floor(m[2] / 64)
-            local l = by[at]
-            if not l then
-                l = {job = m[1], ord = m[2]}
-                by[at] = l
+    local by = {} -- by job and bucket
+    for i = 1, #messages do
+        local job, ord = messages[i][1], messages[i][2]
+        if ord ~= 0 then
+            local of = by[job]
+            if not of then
+                of = {}
+                by[job] = of
             end
-            insert(l, char(m[2] % 64))
+            local first = ord - ord % 64
+            local l = of[first]
+            if not l then
+                l = {}
+                of[first] = l
+            end
+            l[#l + 1] = ROW[ord % 64]
         end
     end
-    for _, l in pairs(by) do
-        local j = job_seen(l.job)
-        if j then ahead(bucket(j, 't', l.ord), l) end
+    for job, of in pairs(by) do
+        local j = job_seen(job)
+        if j then
+            for first, l in pairs(of) do ahead(row_bucket(j, first), l) end
+        end
     end
 end
 
