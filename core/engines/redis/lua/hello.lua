@@ -172,7 +172,7 @@ function dt.do_worker(d)
             e = held_front(d.job)
             if not e then return false end
             local t = task(e.job, e.ord)
-            if not t then held_set(d.job, e, false) else dt.lose(t, d.arg ~= 0) end
+            if not t then held_drop(d.job, e.token) else dt.lose(t, d.arg ~= 0) end
         end
     end
     return true

@@ -165,7 +165,7 @@ local function claim(u, w, job, ord)
             dt.unique_free(t, true)
         end
     end
-    held_set(w.no, t, true)
+    held_add(w.no, t)
     u.nclaims = u.nclaims + 1
     u.claims[u.nclaims] = fill(t, false)
     return true
@@ -263,7 +263,7 @@ end
 
 -- The turn was resent: what its first copy claimed.
 function dt.claim_again(u)
-    for _, e in ipairs(held_all(u.worker)) do
+    for _, e in ipairs(held_all(u.worker, u.nonce)) do
         local r = look(e.job, e.ord)
         if r and r.token == u.nonce and r.state == RUNNING and r.seq == 0 then
             u.nclaims = u.nclaims + 1

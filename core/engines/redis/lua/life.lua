@@ -37,7 +37,7 @@ end
 function dt.unown(t)
     local owner = t.owner
     if owner == 0 then return end
-    held_set(owner, t, false)
+    held_drop(owner, t.token)
     t.owner, t.token = 0, ZERO8
     if t.seq ~= 0 then t.seq = 0 end
 end

@@ -146,7 +146,7 @@ function zflush(z)
 end
 end)
 
-local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held_set, held_all, held_front, held_flush, place, wakes_of, wake_put
+local turnq, due_rows, due_put, due_del, lapses, lapse, decode_place, alone, held_add, held_drop, held_all, held_front, held_flush, place, wakes_of, wake_put
 room(function()
 -- Which they are. Members begin with their order, big-endian.
 local function decode_turn(m, s)
@@ -191,62 +191,122 @@ function decode_place(m, s)
 end
 function alone(type) return zset(P .. 'alone:' .. type, decode_place) end
 
--- What a worker holds: an unordered set, sorted where somebody walks it.
+-- What a worker holds: by token, the places of those that were claimed with
+-- it and are still held. Most that were claimed together go together too, and
+-- then their list goes by one command. In hand of a worker: `new` the places
+-- of this run's claims (job and ord in turn) by token, `gone` how many left.
 local function held(worker)
     local h = helds[worker]
     if not h then
-        h = {key = P .. 'held:' .. worker, over = {}, win = nil, at = 1}
+        h = {key = P .. 'held:' .. worker, worker = worker, new = {}, gone = {}, win = nil, at = 1}
         helds[worker] = h
     end
     return h
 end
 
-function held_set(worker, t, there)
+function held_add(worker, t)
     local h = held(worker)
-    h.over[pack('>I6I4', t.job, t.ord)] = there
-    if there then h.win = nil end
+    local l = h.new[t.token]
+    if not l then
+        l = {}
+        h.new[t.token] = l
+    end
+    local n = #l
+    l[n + 1], l[n + 2] = t.job, t.ord
+    h.win = nil
 end
 
-function held_all(worker)
-    local h = held(worker)
-    local win = h.win
-    if not win then
-        win = {}
-        local seen, over = call('SMEMBERS', h.key), h.over
-        for i = 1, #seen do
-            if over[seen[i]] == nil then win[#win + 1] = decode_place(seen[i], 0) end
-        end
-        for m, there in pairs(over) do
-            if there then win[#win + 1] = decode_place(m, 0) end
-        end
-        table.sort(win, zbefore)
-        h.win, h.at = win, 1
+function held_drop(worker, token)
+    local gone = held(worker).gone
+    gone[token] = (gone[token] or 0) + 1
+end
+
+-- Not if this run has seen it leave.
+local function is_held(worker, token, job, ord)
+    local j = jobs[job]
+    local r = j and j.rows[ord]
+    if j == nil or (j and r == nil) then return true end
+    return r and r.owner == worker and r.token == token
+end
+
+local function places_pack(l)
+    local s = {}
+    for i = 1, #l, 512 do
+        local n = min(#l - i + 1, 512)
+        s[#s + 1] = pack('>' .. string.rep('I6I4', n / 2), unpack(l, i, i + n - 1))
     end
-    return win
+    return concat(s)
+end
+
+local function places_unpack(l, s, worker, token)
+    for at = 1, #s, 10 do
+        local job, ord = unpack_s('>I6I4', s, at)
+        if is_held(worker, token, job, ord) then l[#l + 1] = {s = 0, a = job, b = ord, job = job, ord = ord, token = token} end
+    end
+end
+
+-- Those of one token, or all, in order.
+function held_all(worker, token)
+    local h, l = held(worker), {}
+    if h.win and not token then return h.win end
+    for of, places in pairs(h.new) do
+        if not token or of == token then places_unpack(l, places_pack(places), worker, of) end
+    end
+    local stored = token and {token, call('HGET', h.key, token)} or call('HGETALL', h.key)
+    for i = 1, #stored, 2 do
+        if stored[i + 1] then places_unpack(l, stored[i + 1], worker, stored[i]) end
+    end
+    table.sort(l, zbefore)
+    if not token then h.win, h.at = l, 1 end
+    return l
+end
+
+-- Of a token's places those that are still held: false where none is.
+local function held_rest(h, token, s)
+    local gone = h.gone[token]
+    if not gone then return s end
+    if gone * 10 == #s then return false end
+    local l = {}
+    for at = 1, #s, 10 do
+        local job, ord = unpack_s('>I6I4', s, at)
+        if is_held(h.worker, token, job, ord) then l[#l + 1] = sub(s, at, at + 9) end
+    end
+    return #l > 0 and concat(l)
 end
 
 function held_flush()
     for _, h in pairs(helds) do
-        local add, rem, n, k = {}, {}, 0, 0
-        for m, there in pairs(h.over) do
-            if there then
-                n = n + 1
-                add[n] = m
-            else
-                k = k + 1
-                rem[k] = m
+        local set, rem, ask = {}, {}, {}
+        local function put(token, s)
+            local rest = held_rest(h, token, s)
+            if rest then
+                set[#set + 1], set[#set + 2] = token, rest
+            elseif not h.new[token] then
+                rem[#rem + 1] = token
             end
         end
-        for i = 1, k, 4000 do call('SREM', h.key, unpack(rem, i, min(i + 3999, k))) end
-        for i = 1, n, 4000 do call('SADD', h.key, unpack(add, i, min(i + 3999, n))) end
+        for token, places in pairs(h.new) do put(token, places_pack(places)) end
+        for token in pairs(h.gone) do
+            if not h.new[token] then ask[#ask + 1] = token end
+        end
+        for i = 1, #ask, 1000 do
+            local got = call('HMGET', h.key, unpack(ask, i, min(i + 999, #ask)))
+            for k = 1, #got do put(ask[i + k - 1], got[k] or '') end
+        end
+        for i = 1, #rem, 4000 do call('HDEL', h.key, unpack(rem, i, min(i + 3999, #rem))) end
+        for i = 1, #set, 4000 do call('HSET', h.key, unpack(set, i, min(i + 3999, #set))) end
     end
     helds = {}
 end
 
 function held_front(worker) -- the least; nil: none
     local win, h = held_all(worker), helds[worker]
-    while win[h.at] and h.over[win[h.at].m] == false do h.at = h.at + 1 end
-    return win[h.at]
+    local e = win[h.at]
+    while e and not is_held(worker, e.token, e.job, e.ord) do
+        h.at = h.at + 1
+        e = win[h.at]
+    end
+    return e
 end
 function place(t) return {s = 0, a = t.job, b = t.ord, m = pack('>I6I4', t.job, t.ord), job = t.job, ord = t.ord} end
 
