@@ -21,8 +21,18 @@ def app() -> App:
     return App(f"inline-{next(serial)}", "memory:?inline=1")
 
 
+others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def threads_of_tests_before() -> None:
+    others.clear()
+    others.update(threading.enumerate())
+
+
 def here() -> bool:
-    return threading.current_thread() is threading.main_thread() and threading.active_count() == 1
+    """On the thread that waits, and no thread was made for it."""
+    return threading.current_thread() is threading.main_thread() and others.issuperset(threading.enumerate())
 
 
 @pytest.mark.parametrize("way", ["result", "run", "wait", "error", "iterate"])
