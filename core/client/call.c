@@ -130,10 +130,11 @@ static dtask_err key_hash(dtask_app *app, const dti_typeinfo *type, const dti_ke
 }
 
 static dtask_err keys(dtask_app *app, dti_arena *arena, const dti_typeinfo *type, dtask_str args, dti_new *out) {
+    dtask_err err = dti_type_spread(app, type);
+    if (err) return err;
     dti_keyspec *specs = dti_alloc(arena, type->nkeys * sizeof *specs);
     if (!specs) return dti_fail(DTASK_ENOMEM, "No memory for keys.");
     dti_buf b = {0};
-    dtask_err err = DTASK_OK;
     for (uint32_t i = 0; !err && i < type->nkeys; i++) {
         specs[i] = type->keys[i].spec;
         err = key_hash(app, type, &type->keys[i], args, &b, specs[i].h);

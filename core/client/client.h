@@ -144,9 +144,11 @@ void dti_types_free(struct dti_types *);
 dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str name, dtask_str signature, dtask_str options,
     dti_typeinfo **out);
 
+// EUSAGE: a limit or unique key of the scope app, where the app has several shards.
+dtask_err dti_type_spread(const dtask_app *, const dti_typeinfo *);
 // How a type is said hello with; in the arena. EARGS: its name, signature or
-// options are malformed.
-dtask_err dti_type_publish(dti_arena *, const dtask_b_type *, dti_hello_type *out);
+// options are malformed. As dti_type_spread, where the app is known.
+dtask_err dti_type_publish(const dtask_app * /* NULL: none is open yet */, dti_arena *, const dtask_b_type *, dti_hello_type *out);
 // After the hello. ECONFLICT: refused, for another signature is registered,
 // which says something else. (A worker that was refused one that says the
 // same sends hello again with the registered text.)

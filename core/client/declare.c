@@ -22,7 +22,7 @@ static dtask_str with_min_version(dti_arena *arena, dtask_str options, uint32_t 
     return all;
 }
 
-dtask_err dti_type_publish(dti_arena *arena, const dtask_b_type *type, dti_hello_type *out) {
+dtask_err dti_type_publish(const dtask_app *app, dti_arena *arena, const dtask_b_type *type, dti_hello_type *out) {
     dti_typeinfo *info;
     dtask_str name = dti_strz(type->name);
     if (!name.n || name.n > 200) return dti_fail(DTASK_EARGS, "A task type's name has 1 to 200 bytes.");
@@ -39,6 +39,7 @@ dtask_err dti_type_publish(dti_arena *arena, const dtask_b_type *type, dti_hello
         return dti_fail(DTASK_EARGS, "The task type %.200s has version %u, below its min_version %u.", name.p, type->version, type->min_version);
     dtask_str options = type->options;
     dtask_err err = dti_type_parse(arena, 0, type->version, name, dti_strz(type->signature), options, &info);
+    if (!err && app) err = dti_type_spread(app, info);
     if (err) return err;
     if (info->sig && !options.n) options = dti_str(info->sig->options, info->sig->options_n);
     options = with_min_version(arena, options, type->min_version);
@@ -74,7 +75,7 @@ dtask_err dtask_b_declare(dtask_app *app, const dtask_b_type *types, size_t n) {
     dti_arena arena = {0};
     dti_hello_type *rows = dti_alloc0(&arena, n * sizeof *rows);
     if (!rows) err = dti_fail(DTASK_ENOMEM, "No memory for task types.");
-    for (size_t i = 0; !err && i < n; i++) err = dti_type_publish(&arena, &types[i], &rows[i]);
+    for (size_t i = 0; !err && i < n; i++) err = dti_type_publish(app, &arena, &types[i], &rows[i]);
     if (!err) {
         dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = rows, .ntypes = (uint32_t)n}};
         err = dti_engine_call(app->engine, &arena, &op);

@@ -212,6 +212,16 @@ dtask_err dti_type_parse(dti_arena *arena, uint32_t no, uint32_t version, dtask_
     return DTASK_OK;
 }
 
+dtask_err dti_type_spread(const dtask_app *app, const dti_typeinfo *t) {
+    for (uint32_t i = 0; app->engine->shards > 1 && i < t->nkeys; i++) {
+        if (t->keys[i].spec.scope) continue;
+        return dti_fail(DTASK_EUSAGE, "The type %s has a %s over the whole app, and this app lies in %u shards of a Redis Cluster, none of which sees the "
+            "others' tasks: give it the scope \"job\", or use a Redis that is no Cluster.", t->name,
+            t->keys[i].spec.kind == DTI_KEY_LIMIT ? "limit" : "unique key", app->engine->shards);
+    }
+    return DTASK_OK;
+}
+
 // ---- backoff ------------------------------------------------------------------------
 
 int64_t dti_backoff_us(const dti_backoff *b, uint32_t tries, uint64_t random) {

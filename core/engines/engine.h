@@ -18,6 +18,7 @@ typedef struct {                 // values outlive open only
     int64_t timeout_us;          // how long a call waits for other writers, or for a server: EENGINE after it
     const char *tls_ca, *tls_cert, *tls_key;    // files; NULL or empty: the system's authorities, none
     const char *prefix;          // heads the names of keys; NULL or empty: none
+    bool one_shard;              // its user needs all in one
     // kafka: alone
     const char *store;           // the URL of what keeps the rows
     const char *kafka;           // options of librdkafka: lines NAME=VALUE; NULL or empty: none

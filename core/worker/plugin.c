@@ -89,7 +89,7 @@ static dtask_err check_handlers(const dtask_plugin_v1 *plugin) {
         dtask_b_type type = {.name = h->type, .version = 1, .signature = h->signature};
         dti_hello_type published;
         err = dti_handler_name_check(h->type);
-        if (!err) err = dti_type_publish(&mem, &type, &published);
+        if (!err) err = dti_type_publish(NULL, &mem, &type, &published);
         for (const dtask_handler_v1 *o = plugin->handlers; !err && o < h; o++)
             if (!strcmp(o->type, h->type)) err = dti_fail(DTASK_ECONFLICT, "The plugin %s has two handlers of the type %s.", plugin->name, h->type);
     }

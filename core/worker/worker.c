@@ -174,7 +174,7 @@ dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkin
     if (h && !h->absent) return dti_fail(DTASK_ECONFLICT, "the type %s has a handler in this worker already", type->name);
     dti_arena mem = {0};
     dti_hello_type published;
-    err = dti_type_publish(&mem, type, &published);
+    err = dti_type_publish(w->app, &mem, type, &published);
     if (!err && !h) {
         h = calloc(1, sizeof *h);
         if (h) h->name = copy(type->name, strlen(type->name));

@@ -70,7 +70,8 @@ static void begin(sim *s) {
     dti_redis_answer a;
     redisReply *r = receive(s, &a, "init");
     uint64_t salt, era;
-    if (dti_redis_take_init(&a, &salt, &era) || salt != 1 || era != 1) sim_violation(s, "REDIS_REPLY", "init: %s", dtask_err_detail());
+    unsigned shards;
+    if (dti_redis_take_init(&a, &salt, &era, &shards) || salt != 1 || era != 1) sim_violation(s, "REDIS_REPLY", "init: %s", dtask_err_detail());
     freeReplyObject(r);
 }
 

@@ -106,8 +106,9 @@ static void keep(const char *key, char *out, size_t n) { // a digest of all that
 
 Test(redis_script, an_empty_shard_says_so_and_init_keeps_the_first_salt) {
     uint64_t salt = 0, era = 0;
+    unsigned shards;
     cr_assert_eq(raw(put_init_again, 1), DTASK_OK);
-    cr_assert_eq(dti_redis_take_init(&answer, &salt, &era), DTASK_OK);
+    cr_assert_eq(dti_redis_take_init(&answer, &salt, &era, &shards), DTASK_OK);
     cr_assert_eq(salt, 0x1122334455667788);
     cr_assert_gt(era, 1u);
     freeReplyObject(redis_server_say(&at, "FLUSHALL"));

@@ -559,6 +559,7 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
     if ((err = dti_broker_open(&broker, &k->broker))) return err;
     dti_engine_conf store = *conf;
     store.url = conf->store;
+    store.one_shard = true;      // a turn takes in starts and where they stood in one operation
     return dti_engine_open(&store, &k->store);
 }
 

@@ -666,13 +666,14 @@ dtask_err dti_redis_take_reply(dti_arena *arena, dti_redis_answer *a, dti_op *op
     return op->err;
 }
 
-dtask_err dti_redis_take_init(dti_redis_answer *a, uint64_t *salt, uint64_t *era) {
+dtask_err dti_redis_take_init(dti_redis_answer *a, uint64_t *salt, uint64_t *era, unsigned *shards) {
     take t = {0};
     list outs;
     dtask_err err = next_reply(&t, a, &outs);
     if (err) return err;
     *salt = get_nonce(&outs);
     *era = get_uint(&outs);
+    *shards = get_u8(&outs);
     return t.bad ? malformed() : DTASK_OK;
 }
 

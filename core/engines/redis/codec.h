@@ -24,7 +24,7 @@ void dti_redis_put_start(dti_buf *, const dti_start *);
 bool dti_redis_take_start(dti_arena *, dtask_str bytes, dti_start *out);
 void dti_redis_put_asleep(dti_buf *, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era);
 void dti_redis_put_awake(dti_buf *, dtask_str bell);
-// Makes an empty shard ready, with this salt; in one that is ready changes nothing.
+// Makes an empty shard ready, with this salt, as one of so many; in one that is ready changes nothing.
 void dti_redis_put_init(dti_buf *, uint64_t salt, unsigned shards);
 
 // ---- from the script ---------------------------------------------------------------
@@ -38,7 +38,7 @@ typedef struct {
 dtask_err dti_redis_take_answer(dti_arena *, dtask_str bytes, dti_redis_answer *out);
 // The next reply becomes op's outs; op->err is set and returned.
 dtask_err dti_redis_take_reply(dti_arena *, dti_redis_answer *, dti_op *op);
-// The next reply is of init: the shard's salt and era.
-dtask_err dti_redis_take_init(dti_redis_answer *, uint64_t *salt, uint64_t *era);
+// The next reply is of init: the shard's salt and era, and how many shards there are.
+dtask_err dti_redis_take_init(dti_redis_answer *, uint64_t *salt, uint64_t *era, unsigned *shards);
 // The next reply is of no op of the model: its error; *out (may be NULL): its value.
 dtask_err dti_redis_take_value(dti_redis_answer *, dtask_str *out);

@@ -327,14 +327,20 @@ static dtask_err load(dti_redis *r, int64_t until) {
     return err;
 }
 
+// Of an app that is new; later it stays as it is stored.
+static unsigned wanted_shards(const dti_redis *r) {
+    unsigned n = r->one_shard || !r->server.masters ? 1 : r->server.masters * DTI_REDIS_SHARDS;
+    return n < DTI_SHARDS_MAX ? n : DTI_SHARDS_MAX;
+}
+
 // Makes the shard ready and of the present era.
-static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, bool *soon) {
+static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, unsigned *shards, bool *soon) {
     dti_redis_call ask = {0};
     dti_buf op = {0};
     redisReply *reply = NULL;
     dti_op change = {.kind = DTI_OP_ERA, .era = {.run_id = dti_str(r->server.run_id, strlen(r->server.run_id))}};
     uint64_t salt = r->engine.salt;
-    dti_redis_put_init(&op, salt ? salt : dti_random64() | 1, 1);
+    dti_redis_put_init(&op, salt ? salt : dti_random64() | 1, r->shards ? r->shards : wanted_shards(r));
     dti_redis_put_wire(&ask, &op);
     dti_redis_put_op(&op, &change);
     dti_redis_put_wire(&ask, &op);
@@ -359,11 +365,16 @@ static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, bool *soon) {
     uint64_t had;
     dti_arena_reset(&r->arena);
     if (!err) err = dti_redis_take_answer(&r->arena, dti_str(reply->str, reply->len), &a);
-    if (!err) err = dti_redis_take_init(&a, &had, era);
+    if (!err) err = dti_redis_take_init(&a, &had, era, shards);
     if (!err) err = dti_redis_take_reply(&r->arena, &a, &change);
     if (!err) *era = change.era.era;
     if (!err && salt && salt != had)
         err = dti_fail(DTASK_EENGINE, "the data of Redis at %s was replaced by another app's of this name: open the app again", r->line.peer);
+    if (!err && r->shards && r->shards != *shards)
+        err = dti_fail(DTASK_EENGINE, "shard %u in Redis at %s is one of %u, and the app has %u: its data is another app's of this name, or an old copy of it",
+            r->shard, r->line.peer, *shards, r->shards);
+    if (!err && (!*shards || *shards > DTI_SHARDS_MAX))
+        err = dti_fail(DTASK_EVERSION, "the app in Redis at %s has %u shards, and this release knows up to %d: upgrade", r->line.peer, *shards, DTI_SHARDS_MAX);
     if (!err && !salt) r->engine.salt = had;
     if (reply) freeReplyObject(reply);
     return err;
@@ -372,6 +383,7 @@ static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, bool *soon) {
 static bool come_up(dti_redis *r) {
     bool soon;
     uint64_t era = 0;
+    unsigned shards = 0;
     dti_redis_server found;
     int64_t until = dti_mono_us() + (r->timeout_us / 4 * 3 < CONNECT_US ? r->timeout_us / 4 * 3 : CONNECT_US);
     dtask_err err = dti_redis_find(&r->target, until, r->cancel_fd, &r->line, &found, &soon);
@@ -379,7 +391,7 @@ static bool come_up(dti_redis *r) {
         pthread_mutex_lock(&r->lock);
         r->server = found;
         pthread_mutex_unlock(&r->lock);
-        if ((err = enter(r, until, &era, &soon))) dti_redis_disconnect(&r->line);
+        if ((err = enter(r, until, &era, &shards, &soon))) dti_redis_disconnect(&r->line);
     }
     pthread_mutex_lock(&r->lock);
     r->attempts = err ? r->attempts + 1 : 0;
@@ -389,6 +401,7 @@ static bool come_up(dti_redis *r) {
         r->last_err = DTASK_OK;
         *r->last = 0;
         r->up = true;
+        r->shards = shards;
         atomic_store(&r->engine.era, era);
     }
     pthread_cond_broadcast(&r->moved);

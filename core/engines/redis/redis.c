@@ -17,6 +17,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "engines/shards/shards.h"
+
 // ---- one caller's operations -----------------------------------------------------
 
 static bool growing(const dti_message *m) {
@@ -34,7 +36,7 @@ static bool op_grows(const dti_op *op) {
 static void put_op(dti_redis *r, dti_redis_call *c, const dti_op *op, dti_buf *scratch) {
     // The thread has asked for the era as it came up; who asks later must get
     // that, however often the server changes until this arrives.
-    if (op->kind == DTI_OP_ERA) dti_redis_put_init(scratch, r->engine.salt, 1);
+    if (op->kind == DTI_OP_ERA) dti_redis_put_init(scratch, r->engine.salt, r->shards);
     else dti_redis_put_op(scratch, op);
     dti_redis_put_wire(c, scratch);
     c->turns |= op->kind == DTI_OP_TURN;
@@ -86,7 +88,8 @@ static void take(dti_redis *r, dti_arena *arena, dtask_str replies, dti_op *ops,
     for (size_t i = 0; i < n; i++) {
         dti_op *op = &ops[i];
         uint64_t salt;
-        if (op->kind == DTI_OP_ERA) op->err = dti_redis_take_init(&a, &salt, &op->era.era);
+        unsigned shards;
+        if (op->kind == DTI_OP_ERA) op->err = dti_redis_take_init(&a, &salt, &op->era.era, &shards);
         else dti_redis_take_reply(arena, &a, op);
         if (op->kind == DTI_OP_SWEEP && !op->err && op->sweep.next < INT64_MAX / 2) op->sweep.next -= atomic_load(&r->ahead_us);
         if (op->err) dti_note_failure(failure);
@@ -276,7 +279,7 @@ static dtask_err prepare(dti_redis *r, const dti_engine_conf *conf) {
     if (prefix && strspn(prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != strlen(prefix))
         return dti_fail(DTASK_EARGS, "the option prefix is \"%.64s\", and may have a-z A-Z 0-9 _ . - only", prefix);
     // An app's name has no colon, so no two pairs of prefix and app are one.
-    snprintf(r->target.tag, sizeof r->target.tag, "%s%s%s.0", prefix ? prefix : "", prefix ? ":" : "", conf->app);
+    snprintf(r->target.tag, sizeof r->target.tag, "%s%s%s.%u", prefix ? prefix : "", prefix ? ":" : "", conf->app, r->shard);
     snprintf(r->key, sizeof r->key, "{%s}", r->target.tag);
     snprintf(r->target.name, sizeof r->target.name, "dynatask:%.100s", conf->app);
     if (r->wake_fd < 0 || r->cancel_fd < 0)
@@ -308,7 +311,9 @@ static dtask_err first_time(dti_redis *r) {
     return err;
 }
 
-static dtask_err redis_open(const dti_engine_conf *conf, dti_engine **out) {
+// Opens shard k; first: it is the first of them, else it is to be one of as
+// many, with the same salt. Whether its server is there, first_time says.
+static dtask_err begin(const dti_engine_conf *conf, unsigned k, const dti_redis *first, dti_redis **out) {
     dti_redis *r = calloc(1, sizeof *r);
     if (!r) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
     pthread_condattr_t attr;
@@ -324,6 +329,10 @@ static dtask_err redis_open(const dti_engine_conf *conf, dti_engine **out) {
     r->engine.ops = &dti_redis_engine;
     r->forks = dti_forks();
     r->id = dti_random64();
+    r->shard = k;
+    r->shards = first ? first->shards : 0;
+    r->engine.salt = first ? first->engine.salt : 0;
+    r->one_shard = conf->one_shard;
     r->timeout_us = conf->timeout_us;
     r->lease_us = conf->lease_us;
     r->line.fd = r->ear.fd = -1;
@@ -341,15 +350,36 @@ static dtask_err redis_open(const dti_engine_conf *conf, dti_engine **out) {
         release(r);
         return dti_fail(DTASK_ENOMEM, "no thread can be made for Redis: %s", strerror(failed));
     }
-    if ((err = first_time(r))) {
+    *out = r;
+    return DTASK_OK;
+}
+
+static dtask_err redis_open(const dti_engine_conf *conf, dti_engine **out) {
+    dti_redis *all[DTI_SHARDS_MAX];
+    unsigned n = 0;
+    dtask_err err = begin(conf, 0, NULL, &all[0]);
+    if (err) return err;
+    err = first_time(all[n++]);
+    unsigned shards = all[0]->shards;
+    if (!err && conf->one_shard && shards > 1)
+        err = dti_fail(DTASK_EUSAGE, "The app %s lies in %u shards of a Redis Cluster, and here all must lie in one: take another name.", conf->app, shards);
+    while (!err && n < shards)
+        if (!(err = begin(conf, n, all[0], &all[n]))) n++;
+    for (unsigned k = 1; k < n && !err; k++) err = first_time(all[k]);
+    if (err) {
         char why[DTI_REDIS_TEXT];
         snprintf(why, sizeof why, "%s", dtask_err_detail());
-        stop(r);
-        release(r);
+        while (n) {
+            stop(all[--n]);
+            release(all[n]);
+        }
         return dti_fail(err, "%s", why);
     }
-    *out = &r->engine;
-    return DTASK_OK;
+    *out = &all[0]->engine;
+    if (n == 1) return DTASK_OK;
+    dti_engine *engines[DTI_SHARDS_MAX];
+    for (unsigned k = 0; k < n; k++) engines[k] = &all[k]->engine;
+    return dti_shards_new(engines, n, out);
 }
 
 static void redis_close(dti_engine *engine) {

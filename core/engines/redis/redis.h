@@ -6,9 +6,10 @@
 //   server.c   which server, and whether it will do
 //   connection.c, url.c, codec.c
 //
-// One handle has one I/O thread and two connections: one for the script, one
-// that is subscribed to the bells. The thread alone touches them. `lock`
-// guards what callers and thread share; nobody waits for the network under it.
+// One handle has one shard, one I/O thread and two connections: one for the
+// script, one that is subscribed to the bells. The thread alone touches them.
+// `lock` guards what callers and thread share; nobody waits for the network
+// under it. On a Cluster an app has several handles, behind shards/shards.h.
 #pragma once
 
 #include <pthread.h>
@@ -24,6 +25,7 @@
 
 enum {
     DTI_REDIS_OPS_MAX = 64,      // of one caller in a call; more are several
+    DTI_REDIS_SHARDS = 4,        // for each master of a Cluster
     DTI_REDIS_TEXT = 512,        // of an error
     DTI_REDIS_HUNGRY = 16,       // words: types that share a bit are hungry together, harmlessly
 };
@@ -70,6 +72,9 @@ typedef struct dti_redis {
     unsigned forks;
     int64_t timeout_us, lease_us;
     char key[260];               // "{app.k}"
+    unsigned shard;              // k
+    unsigned shards;             // as the store has it; 0: not heard yet
+    bool one_shard;              // a new app is to have one
     pthread_t thread;
     int wake_fd;                 // a caller has something for the thread
     int cancel_fd;               // the handle is being closed

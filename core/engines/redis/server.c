@@ -183,8 +183,26 @@ unsigned dti_redis_slot(const char *tag) {
     return crc16(tag, strlen(tag)) % SLOTS;
 }
 
+// How many masters have slots.
+static unsigned count_masters(const redisReply *slots) {
+    unsigned n = 0;
+    for (size_t i = 0; i < slots->elements; i++) {
+        const redisReply *one = slots->element[i];
+        if (one->elements < 3 || one->element[2]->elements < 3 || !one->element[2]->element[2]->str) continue;
+        size_t before = 0;       // a master may have several ranges
+        for (; before < i; before++) {
+            const redisReply *other = slots->element[before];
+            if (other->elements >= 3 && other->element[2]->elements >= 3 && other->element[2]->element[2]->str &&
+                !strcmp(other->element[2]->element[2]->str, one->element[2]->element[2]->str))
+                break;
+        }
+        n += before == i;
+    }
+    return n;
+}
+
 static dtask_err ask_node(const dti_redis_target *t, dti_redis_connection *c, const dti_redis_host *asked, int64_t until, int cancel,
-    dti_redis_host *out, bool *soon) {
+    dti_redis_host *out, unsigned *masters, bool *soon) {
     unsigned slot = dti_redis_slot(t->tag);
     dtask_err err = login(t, c, until, cancel, NULL, soon);
     redisReply *r;
@@ -205,6 +223,7 @@ static dtask_err ask_node(const dti_redis_target *t, dti_redis_connection *c, co
             continue;
         if (slot < (unsigned)range->element[0]->integer || slot > (unsigned)range->element[1]->integer) continue;
         err = take_host(range->element[2]->element[0], range->element[2]->element[1], asked, out);
+        *masters = count_masters(r);
     }
     if (err == DTASK_ENOTFOUND) {
         *soon = true;
@@ -217,12 +236,12 @@ static dtask_err ask_node(const dti_redis_target *t, dti_redis_connection *c, co
 // ---- finding ---------------------------------------------------------------------
 
 // Which server that host says it is.
-static dtask_err ask(dti_redis_target *t, const dti_redis_host *asked, int64_t until, int cancel, dti_redis_host *out, bool *soon) {
+static dtask_err ask(dti_redis_target *t, const dti_redis_host *asked, int64_t until, int cancel, dti_redis_server *out, bool *soon) {
     dti_redis_connection c;
     dtask_err err = dti_redis_connect(&c, asked, t->tls, until, cancel);
     if (err) return err;
-    err = t->url.mode == DTI_REDIS_SENTINEL ? ask_sentinel(t, &c, asked, until, cancel, out)
-                                            : ask_node(t, &c, asked, until, cancel, out, soon);
+    err = t->url.mode == DTI_REDIS_SENTINEL ? ask_sentinel(t, &c, asked, until, cancel, &out->host)
+                                            : ask_node(t, &c, asked, until, cancel, &out->host, &out->masters, soon);
     dti_redis_disconnect(&c);
     return err;
 }
@@ -231,11 +250,12 @@ dtask_err dti_redis_find(dti_redis_target *t, int64_t until, int cancel, dti_red
     unsigned n = t->url.nhosts;
     dtask_err err = DTASK_OK;
     *soon = false;
+    server->masters = 0;
     for (unsigned i = 0; i < n; i++) {
         unsigned at = (t->first + i) % n;
         int64_t now = dti_mono_us(), share = now + (until - now) / (n - i);
         server->host = t->url.hosts[at];
-        err = t->url.mode == DTI_REDIS_ONE ? DTASK_OK : ask(t, &t->url.hosts[at], share, cancel, &server->host, soon);
+        err = t->url.mode == DTI_REDIS_ONE ? DTASK_OK : ask(t, &t->url.hosts[at], share, cancel, server, soon);
         if (err) continue;
         t->first = at;
         err = dti_redis_connect(out, &server->host, t->tls, share, cancel);

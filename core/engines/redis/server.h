@@ -23,6 +23,7 @@ typedef struct {
     // a master that was demoted and promoted again and lost its last writes.
     char run_id[33];
     char version[32], policy[32], persistence[64];
+    unsigned masters;            // of the Cluster; 0: it is none
     uint64_t maxmemory, used;
     int64_t ahead_us;            // its clock of ours, about
 } dti_redis_server;

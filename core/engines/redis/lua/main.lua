@@ -20,7 +20,7 @@ function dt.id_check(id)
     if bangs > 7 then return ETOOBIG, 'a chain of triggers is longer than 7: one of them starts itself again' end
 end
 
--- 2 salt, 3 shards; reply: salt, era.
+-- 2 salt, 3 shards; reply: salt, era, shards.
 local function init(op)
     if not meta then
         meta = {}
@@ -31,7 +31,7 @@ local function init(op)
         meta.undo_type = dt.type_system('dynatask.undo')
         dt.type_system('dynatask.join')
     end
-    return {meta.salt, meta.era}
+    return {meta.salt, meta.era, meta.shards}
 end
 
 -- An outage must not look like the death of all workers.
