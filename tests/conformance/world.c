@@ -7,10 +7,26 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static dti_engine *open_it(world *w) {
+#include "engines/shards/shards.h"
+
+enum { SHARDS = 12 };
+
+static dti_engine *open_one(const world *w, const char *app) {
     dti_engine *e;
-    dti_engine_conf conf = {.url = w->url, .app = "test", .lease_us = 15000000, .timeout_us = 10000000};
+    dti_engine_conf conf = {.url = w->url, .app = app, .lease_us = 15000000, .timeout_us = 10000000};
     cr_assert_eq(dti_engine_open(&conf, &e), DTASK_OK, "%s", dtask_err_detail());
+    return e;
+}
+
+static dti_engine *open_it(world *w) {
+    if (!w->several) return open_one(w, w->app);
+    dti_engine *all[SHARDS], *e;
+    for (unsigned k = 0; k < SHARDS; k++) {
+        char app[40];
+        snprintf(app, sizeof app, "%s.%u", w->app, k);
+        all[k] = open_one(w, app);
+    }
+    cr_assert_eq(dti_shards_new(all, SHARDS, &e), DTASK_OK, "%s", dtask_err_detail());
     return e;
 }
 
@@ -23,9 +39,15 @@ static void open_redis(world *w) {
 }
 
 void world_open(world *w, const char *engine) {
-    *w = (world){.redis.log = -1};
-    if (strcmp(engine, "memory") == 0) {
+    *w = (world){.redis.log = -1, .several = !strcmp(engine, "shards")};
+    strcpy(w->app, "test");
+    if (strcmp(engine, "memory") == 0 || w->several) {
         strcpy(w->url, "memory:");
+    } else if (strcmp(engine, "cluster") == 0) {
+        const char *url = getenv("DTEST_CLUSTER");
+        cr_assert(url, "DTEST_CLUSTER is to have a Cluster's URL");
+        snprintf(w->url, sizeof w->url, "%s", url);
+        snprintf(w->app, sizeof w->app, "test%d", (int)getpid());
     } else if (strcmp(engine, "redis") == 0) {
         open_redis(w);
         snprintf(w->url, sizeof w->url, "redis://127.0.0.1:%d/0", w->redis.port);
@@ -35,7 +57,14 @@ void world_open(world *w, const char *engine) {
         snprintf(w->url, sizeof w->url, "sqlite:%s/jobs.db", w->dir);
     }
     w->e = open_it(w);
-    w->era = world_call(w, (dti_op){.kind = DTI_OP_ERA}).era.era;
+    for (unsigned k = 0; k < w->e->shards; k++) w->era[k] = world_call(w, (dti_op){.kind = DTI_OP_ERA, .shard = (uint8_t)k}).era.era;
+    for (unsigned i = 0, k = 0; w->e->shards > 1 && k < w->e->shards; i++) { // an id in each shard
+        char id[16];
+        snprintf(id, sizeof id, "in%u", i);
+        if (dti_shards_of_id((dti_shards *)w->e, dti_strz(id)) != k) continue;
+        w->there[k].id = dti_dup(&w->arena, dti_strz(id));
+        w->there[k++].hash = dti_id_hash(dti_strz(id));
+    }
     dti_hello_type types[] = {{.name = dti_strz("a"), .version = 1, .crashes = 3}, {.name = dti_strz("b"), .version = 1, .crashes = 3}};
     world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.types = types, .ntypes = 2}});
     w->a = types[0].no;
@@ -71,47 +100,134 @@ dti_op world_call(world *w, dti_op op) {
 actor worker(world *w) {
     char name[32];
     snprintf(name, sizeof name, "worker-%u", ++w->named);
-    dti_hello_type types[] = {{.name = dti_strz("a"), .version = 1, .crashes = 3}, {.name = dti_strz("b"), .version = 1, .crashes = 3}};
-    dti_op op = world_call(w,
-        (dti_op){.kind = DTI_OP_HELLO, .hello = {.name = dti_strz(name), .lease_us = 7200000000, .types = types, .ntypes = 2}});
-    actor a = {.no = op.hello.worker};
-    cr_assert_gt(a.no, 0u);
-    cr_assert_eq(w->e->ops->bell_open(w->e, a.no, &a.bell), DTASK_OK, "%s", dtask_err_detail());
+    actor a = {0};
+    for (unsigned k = 0; k < w->e->shards; k++) {
+        dti_hello_type types[] = {{.name = dti_strz("a"), .version = 1, .crashes = 3}, {.name = dti_strz("b"), .version = 1, .crashes = 3}};
+        dti_op op = world_call(w, (dti_op){.kind = DTI_OP_HELLO, .shard = (uint8_t)k,
+            .hello = {.name = dti_strz(name), .lease_us = 7200000000, .types = types, .ntypes = 2}});
+        a.in[k].no = op.hello.worker;
+        cr_assert_gt(a.in[k].no, 0u);
+        cr_assert_eq(dti_shard_of(a.in[k].no), k);
+        cr_assert_eq(types[0].no, w->a, "a type has one number");
+        cr_assert_eq(w->e->ops->bell_open(w->e, a.in[k].no, &a.in[k].bell), DTASK_OK, "%s", dtask_err_detail());
+    }
     return a;
 }
 
 void leave(world *w, actor *a) {
-    world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.bye = true, .worker = a->no}});
-    w->e->ops->bell_close(a->bell);
+    for (unsigned k = 0; k < w->e->shards; k++) {
+        world_call(w, (dti_op){.kind = DTI_OP_HELLO, .hello = {.bye = true, .worker = a->in[k].no}});
+        w->e->ops->bell_close(a->in[k].bell);
+    }
+}
+
+static void sweep_dead(world *w, actor *a, const dti_charge *charge) {
+    for (unsigned k = 0; k < w->e->shards; k++)
+        world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .shard = (uint8_t)k, .sweep = {.budget = 256, .dead = &a->in[k].no, .ndead = 1,
+            .charge = charge, .ncharge = charge ? 1 : 0, .charge_all = !charge}});
+}
+
+static void bells_close(world *w, actor *a) {
+    for (unsigned k = 0; k < w->e->shards; k++) w->e->ops->bell_close(a->in[k].bell);
 }
 
 void die(world *w, actor *a) {
-    w->e->ops->bell_close(a->bell);
-    if (!w->e->sees_deaths)      // its lease would lapse
-        world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = 256, .dead = &a->no, .ndead = 1, .charge_all = true}});
+    bells_close(w, a);
+    if (!w->e->sees_deaths) sweep_dead(w, a, NULL); // its lease would lapse
     sweep(w);
 }
 
+void lapse(world *w, actor *a, dti_charge charge) {
+    sweep_dead(w, a, &charge);
+    bells_close(w, a);
+}
+
+void asleep(world *w, actor *a, const uint32_t *types, size_t n) {
+    for (unsigned k = 0; k < w->e->shards; k++) w->e->ops->bell_asleep(a->in[k].bell, types, n, NULL);
+}
+
+void awake(world *w, actor *a) {
+    for (unsigned k = 0; k < w->e->shards; k++) w->e->ops->bell_awake(a->in[k].bell);
+}
+
+void ring(world *w, actor *a) {
+    w->e->ops->bell_ring(a->in[w->e->shards - 1].bell);
+}
+
+void heard(actor *a, const dti_wake *k) {
+    a->in[dti_shard_of(k->job)].got = k->n;
+}
+
 bool rung(world *w, dti_bell *b) {
-    dti_bell *fence;             // rings come in one line: once this bell is there, those before it are
-    cr_assert_eq(w->e->ops->bell_open(w->e, 0, &fence), DTASK_OK, "%s", dtask_err_detail());
-    w->e->ops->bell_close(fence);
+    // Rings come in one line, in each shard: once this bell is there, those before it are.
+    for (unsigned k = 0; k < w->e->shards; k++) {
+        dti_bell *fence;
+        cr_assert_eq(w->e->ops->bell_open(w->e, 0, &fence), DTASK_OK, "%s", dtask_err_detail());
+        if (w->e->shards > 1) w->e->ops->bell_asleep(fence, NULL, 0, &w->there[k]);
+        w->e->ops->bell_close(fence);
+    }
     struct pollfd p = {.fd = w->e->ops->bell_fd(b), .events = POLLIN};
     return poll(&p, 1, 0) == 1;
+}
+
+bool called(world *w, actor *a) {
+    bool any = rung(w, a->in[0].bell);
+    for (unsigned k = 1; k < w->e->shards; k++) {
+        struct pollfd p = {.fd = w->e->ops->bell_fd(a->in[k].bell), .events = POLLIN};
+        any |= poll(&p, 1, 0) == 1;
+    }
+    return any;
 }
 
 bool hungry(world *w, actor *a, uint32_t type) {
     dti_want want = {type, 0};
     turn(w, a, (dti_turn){.want = &want, .nwant = 1});
-    return w->e->ops->hungry(w->e, a->bell, type);
+    bool any = false;
+    for (unsigned k = 0; k < w->e->shards; k++) any |= w->e->ops->hungry(w->e, a->in[k].bell, type);
+    return any;
 }
 
+static void *joined(world *w, const void *a, size_t n, const void *b, size_t m, size_t size) {
+    char *to = dti_alloc(&w->arena, (n + m) * size + 1);
+    if (n) memcpy(to, a, n * size);
+    if (m) memcpy(to + n * size, b, m * size);
+    return to;
+}
+
+// One in each shard, all under one nonce, and their answers as one.
 dti_turn turn(world *w, actor *a, dti_turn t) {
-    t.worker = a->no;
-    if (!t.era) t.era = w->era;
     if (!t.nonce) t.nonce = ++a->nonce;
-    t.got = a->got;
-    return world_call(w, (dti_op){.kind = DTI_OP_TURN, .turn = t}).turn;
+    dti_turn all = t;
+    all.answers = dti_alloc0(&w->arena, (t.nmessages + 1) * sizeof *all.answers);
+    for (unsigned k = 0; k < w->e->shards; k++) {
+        dti_turn one = t;
+        dti_message *messages = dti_alloc(&w->arena, (t.nmessages + 1) * sizeof *messages);
+        uint32_t *place = dti_alloc(&w->arena, (t.nmessages + 1) * sizeof *place);
+        one.messages = messages;
+        one.nmessages = 0;
+        for (uint32_t i = 0; i < t.nmessages; i++) {
+            if (dti_shard_of(t.messages[i].job) != k) continue;
+            place[one.nmessages] = i;
+            messages[one.nmessages++] = t.messages[i];
+        }
+        one.worker = a->in[k].no;
+        one.got = a->in[k].got;
+        if (!one.era) one.era = w->era[k];
+        one.n = t.n - all.nclaims;
+        one = world_call(w, (dti_op){.kind = DTI_OP_TURN, .turn = one}).turn;
+        if (one.status != DTI_TURN_OK) {
+            all.status = one.status;
+            continue;
+        }
+        for (uint32_t i = 0; i < one.nmessages; i++) all.answers[place[i]] = one.answers[i];
+        all.claims = joined(w, all.claims, all.nclaims, one.claims, one.nclaims, sizeof *all.claims);
+        all.nclaims += one.nclaims;
+        all.wakes = joined(w, all.wakes, all.nwakes, one.wakes, one.nwakes, sizeof *all.wakes);
+        all.nwakes += one.nwakes;
+        all.drain |= one.drain;
+        all.todo |= one.todo;
+    }
+    return all;
 }
 
 static dti_turn ask(world *w, actor *a, uint32_t n) {
@@ -168,9 +284,13 @@ dti_jobview job(world *w, uint64_t no) {
 }
 
 int64_t sweep(world *w) {
-    int64_t next;
-    do {
-        next = world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .sweep = {.budget = 256}}).sweep.next;
-    } while (next <= dti_wall_us());
-    return next;
+    int64_t first = INT64_MAX;
+    for (unsigned k = 0; k < w->e->shards; k++) {
+        int64_t next;
+        do {
+            next = world_call(w, (dti_op){.kind = DTI_OP_SWEEP, .shard = (uint8_t)k, .sweep = {.budget = 256}}).sweep.next;
+        } while (next && next <= dti_wall_us());
+        if (next && next < first) first = next;
+    }
+    return first;
 }

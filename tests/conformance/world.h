@@ -1,6 +1,9 @@
 // A world for the conformance cases: one engine, opened fresh, and actors that
-// speak to it as a worker's core does. Each case runs on every engine of
-// EACH_ENGINE; a new engine is one line there and its URL in world.c.
+// speak to it as a worker's core does, members of each of its shards. Each
+// case runs on every engine of EACH_ENGINE; a new engine is one line there and
+// its URL in world.c. `shards` is twelve memory engines as one. With
+// WORLD_CLUSTER there is only `cluster`: the Redis Cluster that the variable
+// DTEST_CLUSTER has the URL of, shared by all cases, each under a name of its own.
 //
 // Values are made by the case itself, so nothing here is msgpack-aware: the
 // engines carry them as bytes.
@@ -12,10 +15,15 @@
 #include "engines/engine.h"
 #include "redis_server.h"
 
+#ifdef WORLD_CLUSTER
+#define EACH_ENGINE(RUN, name) RUN(cluster, name)
+#else
 #define EACH_ENGINE(RUN, name) \
     RUN(memory, name)          \
     RUN(sqlite, name)          \
-    RUN(redis, name)
+    RUN(redis, name)           \
+    RUN(shards, name)
+#endif
 
 #define CASE(name)                       \
     static void case_##name(world *w);   \
@@ -32,11 +40,13 @@
 typedef struct {
     dti_engine *e;
     dti_arena arena;             // replies live until the case ends
-    char dir[64], url[96];
+    char dir[64], url[256], app[32];
     redis_server redis;
-    uint64_t era;                // as it was opened
+    uint64_t era[DTI_SHARDS_MAX]; // as they were opened
     uint32_t a, b;               // nos of the types "a" and "b", declared by every worker
     unsigned named;
+    bool several;                // `shards`
+    dti_awaited there[DTI_SHARDS_MAX]; // some job's end in each shard, where there are several
 } world;
 void world_open(world *, const char *engine);
 void world_close(world *);
@@ -45,14 +55,19 @@ dti_engine *world_again(world *);    // another handle of the same store
 dti_op world_call(world *, dti_op);  // fails the case if the engine does
 
 typedef struct {
-    uint64_t no, nonce, got;
-    dti_bell *bell;
-    uint32_t seq;
+    struct { uint64_t no, got; dti_bell *bell; } in[DTI_SHARDS_MAX];
+    uint64_t nonce;
 } actor;
 actor worker(world *);
 void leave(world *, actor *);        // bye
 void die(world *, actor *);          // without bye; swept
+void lapse(world *, actor *, dti_charge); // its lease, as it ran that; not swept further
+void asleep(world *, actor *, const uint32_t *types, size_t n);
+void awake(world *, actor *);
+void ring(world *, actor *);
+void heard(actor *, const dti_wake *); // acknowledges it with the next turn
 bool rung(world *, dti_bell *);
+bool called(world *, actor *);       // one of its bells is rung
 bool hungry(world *, actor *, uint32_t type); // somebody else is
 // A turn under the worker's next nonce.
 dti_turn turn(world *, actor *, dti_turn);

@@ -40,7 +40,7 @@ static bool sweep_without_memory(int at) {
         cr_assert_eq(start(&w, id, call_of(w.a, i)), i);
     }
     cr_assert_eq(claims(&w, &a, HELD), (uint32_t)HELD);
-    w.e->ops->bell_close(a.bell); // without bye: it died
+    w.e->ops->bell_close(a.in[0].bell); // without bye: it died
     dti_arena arena = {0};
     dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 1000}};
     fails_at = at;

@@ -82,7 +82,7 @@ static void claim_two_and_run_one(world *w, int says, int hears) {
     dti_want want = {w->a, 2};
     dti_turn t = turn(w, &a, (dti_turn){.want = &want, .nwant = 1, .n = 2});
     for (uint32_t i = 0; i < t.nclaims; i++) {
-        if (t.claims[i].job == 1) w->e->ops->bell_runs(a.bell, 3, 1, 0);
+        if (t.claims[i].job == 1) w->e->ops->bell_runs(a.in[0].bell, 3, 1, 0);
     }
     if (t.nclaims == 2) say_byte(says);
     await_byte(hears);
@@ -168,7 +168,7 @@ static void beat_until_told(world *w, int says, int hears) {
     say_byte(says);
     await_byte(hears); // stopped here
     if (turn(w, &a, (dti_turn){0}).status != DTI_TURN_DEAD) _exit(6);
-    w->e->ops->bell_close(a.bell);
+    w->e->ops->bell_close(a.in[0].bell);
     actor b = worker(w);
     if (turn(w, &b, (dti_turn){0}).status != DTI_TURN_OK) _exit(7);
     leave(w, &b);
@@ -198,11 +198,11 @@ static void sleep_for_a(world *w, int says, int hears) {
     (void)hears;
     actor a = worker(w);
     const dti_engine_ops *ops = w->e->ops;
-    ops->bell_asleep(a.bell, &w->a, 1, NULL);
+    ops->bell_asleep(a.in[0].bell, &w->a, 1, NULL);
     say_byte(says);
-    struct pollfd p = {.fd = ops->bell_fd(a.bell), .events = POLLIN};
+    struct pollfd p = {.fd = ops->bell_fd(a.in[0].bell), .events = POLLIN};
     if (poll(&p, 1, 30000) != 1) _exit(8);
-    ops->bell_awake(a.bell);
+    ops->bell_awake(a.in[0].bell);
     dti_claim c = claim(w, &a);
     end(w, &a, &c, DTI_END_SUCCEED);
     leave(w, &a);
@@ -312,7 +312,7 @@ Test(sqlite_fork, a_child_is_refused_and_lets_go, ALONE) {
         dti_bell *b;
         bool ok = dti_engine_call(w.e, &w.arena, &op) == DTASK_EUSAGE && strstr(dtask_err_detail(), "fork") &&
             w.e->ops->bell_open(w.e, 0, &b) == DTASK_EUSAGE;
-        w.e->ops->bell_close(a.bell);
+        w.e->ops->bell_close(a.in[0].bell);
         w.e->ops->close(w.e);
         dti_engine *fresh = world_again(&w); // one of its own
         op = (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPES}};
