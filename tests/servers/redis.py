@@ -125,7 +125,8 @@ class Redis(Server):
 
 
 class RedisCluster:
-    """Masters that share the slots evenly, without replicas. The constructor returns once every one says cluster_state:ok.
+    """Masters that share the slots evenly, without replicas (`replica` adds them). The constructor returns once every one says
+    cluster_state:ok.
 
     Made by hand (epochs, slots, meets): `redis-cli --cluster create` takes a second longer. The rest of the time is Redis', which keeps
     a cluster down for 2 s after its start.
@@ -134,10 +135,9 @@ class RedisCluster:
     def __init__(self, guard: Guard, masters: int = 3, config: Mapping[str, str | int] | None = None) -> None:
         self.nodes: list[Redis] = []
         self._bus: list[int] = []
-        for i in range(masters):
-            self._bus.append(guard.port())
-            cluster = {"cluster-enabled": "yes", "cluster-node-timeout": 1000, "cluster-port": self._bus[i]}
-            self.nodes.append(Redis(guard, "redis-cluster", config={**cluster, **(config or {})}))
+        self._guard, self._config = guard, config or {}
+        for _ in range(masters):
+            self._node()
         edges = [SLOTS * i // masters for i in range(masters + 1)]
         for i, node in enumerate(self.nodes):
             node("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
@@ -167,6 +167,44 @@ class RedisCluster:
     def move(self, slot: int, to: Redis) -> Move:
         """Opens the move of a slot: from now on its owner answers ASK for keys it lacks, TRYAGAIN for split commands."""
         return Move(self, slot, to)
+
+    def master(self) -> Redis:
+        """Adds a master, to which the first one gives its last hundred slots that have no keys."""
+        node = self._join()
+        first = self.nodes[0]
+        slots = [s for s in range(SLOTS // (len(self.nodes) - 1) - 1, 0, -1) if not first("CLUSTER", "COUNTKEYSINSLOT", s)][:100]
+        for slot in slots:
+            for one in (node, *self.nodes):
+                one("CLUSTER", "SETSLOT", slot, "NODE", self.ids[-1])
+        return node
+
+    def replica(self, master: Redis) -> Redis:
+        """Adds a replica of a master; returns once it is in step and every node knows it."""
+        node = self._join()
+        node("CLUSTER", "REPLICATE", self.ids[self.nodes.index(master)])
+        node.until(lambda: node.info("replication").get("master_link_status") == "up", "master_link_status:up")
+        for other in self.nodes:
+            other.until(lambda: b"slave" in other("CLUSTER", "NODES"), "the replica known")
+        return node
+
+    def failover(self, master: Redis, replica: Redis) -> None:
+        """SIGKILL of a master; returns once its replica has its slots and all nodes that run say so."""
+        master.kill()
+        replica.until(lambda: replica("ROLE")[0] == b"master", "role master")
+        self.ready()
+
+    def _join(self) -> Redis:
+        node = self._node()
+        self.nodes[0]("CLUSTER", "MEET", "127.0.0.1", node.port, self._bus[-1])
+        self.ids.append(node("CLUSTER", "MYID").decode())
+        self.ready()
+        return node
+
+    def _node(self) -> Redis:
+        self._bus.append(self._guard.port())
+        cluster = {"cluster-enabled": "yes", "cluster-node-timeout": 1000, "cluster-port": self._bus[-1]}
+        self.nodes.append(Redis(self._guard, "redis-cluster", config={**cluster, **self._config}))
+        return self.nodes[-1]
 
     def _whole(self, node: Redis) -> bool:
         info = fields(node("CLUSTER", "INFO"))

@@ -84,6 +84,12 @@ function dt.hungry(worker, want, out)
     end
 end
 
+-- Something is due later: one worker is rung, whose sweep hears when. With one
+-- shard every worker looks each second; with more of them, not in each.
+function dt.ring_later()
+    insert(fx.bells, function() ring_some(P .. 'sleep:w', 1) end)
+end
+
 function dt.ring()
     for _, change in ipairs(fx.bells) do change() end
     for _, no in ipairs(fx.left) do

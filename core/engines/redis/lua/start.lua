@@ -22,5 +22,6 @@ function dt.op_start(s)
             dt.unique_take(key, unique, meta.next_job, 0, new[4])
         end
     end
+    if meta.shards > 1 and (new[10] or 0) > now then dt.ring_later() end
     return {CREATED, dt.job_begin(s, 0, skipped_for)}
 end
