@@ -72,6 +72,7 @@ static inline bool dti_here(dti_tx *tx, dti_table t, uint64_t a, uint64_t b, uin
 // ---- data.c -------------------------------------------------------------------
 dtask_str dti_data_get(dti_tx *, uint64_t job, uint32_t ord, dti_data kind); // copied; empty: none
 void dti_data_set(dti_tx *, const dti_t *, dti_data kind, dtask_str v);
+void dti_data_change(dti_tx *, const dti_t *, dti_data kind, dtask_str v); // makes no blob, but refers to one that is there
 bool dti_blobs_drop(dti_tx *, uint64_t job, dti_jobrow *);  // a few; true: more remain
 
 // ---- life.c -------------------------------------------------------------------

@@ -337,7 +337,7 @@ static void become(msg *g) {
         if (next->keys[i].kind == DTI_KEY_LIMIT) keys[limits.nkeys++] = next->keys[i];
     }
     dti_keys_store(tx, t, &limits, unique, nunique);
-    dti_data_set(tx, t, DTI_D_ARGS, next->args);
+    dti_data_change(tx, t, DTI_D_ARGS, next->args);
     if (r->bits & DTI_HAS_DEPS) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_DEPS);
     if (r->bits & DTI_HAS_ERROR) dti_del(tx->store, DTI_T_DATA, t->job, t->ord, DTI_D_ERROR);
     r->bits &= (uint16_t) ~(DTI_HAS_DEPS | DTI_HAS_ERROR | DTI_FIRST | DTI_JOURNAL | DTI_LASTLY);

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from dynatask import App
+from dynatask import App, then
 
 MIB = 1 << 20
 
@@ -43,3 +43,18 @@ def test_blob_min_is_heard(sqlite_url: str, tmp_path: Path) -> None:
     assert family(App("small", sqlite_url, blob_min=64), bytes(1000)) == 200 * 1000
     assert not blobs(tmp_path, "plain")
     assert len(blobs(tmp_path, "small")) == 1
+
+
+def test_a_chain_keeps_its_last_arguments_alone(sqlite_url: str, tmp_path: Path) -> None:
+    app = App("chain", sqlite_url)
+
+    @app.task
+    def step(n: int, data: bytes) -> int:
+        return then(step, n - 1, bytes([n]) * MIB) if n else len(data)
+
+    with app.worker(slots=1):
+        assert step.start(30, bytes(MIB)).result() == MIB
+    assert len(blobs(tmp_path, "chain")) == 1  # the start's
+    with sqlite3.connect(tmp_path / "jobs.db") as db:
+        pages, free, page = (db.execute(f"PRAGMA {of}").fetchone()[0] for of in ("page_count", "freelist_count", "page_size"))
+    assert (pages - free) * page < 4 * MIB

@@ -141,6 +141,26 @@ Test(model_blobs, state_is_none) {
     cr_assert(dti_str_eq(view(job, 0).state, state));
 }
 
+// So would the arguments of a chain; those that are there already it shares.
+Test(model_blobs, a_chain_makes_none) {
+    dtask_str first = filled('a', LONG);
+    uint64_t job = begin("a", first);
+    for (int i = 0; i < 4; i++) {
+        dti_claim c = rig_claim(&g);
+        cr_assert_eq(c.args.n, (size_t)LONG);
+        dti_new next = rig_child(&g, g.type, 0);
+        next.args = i == 2 ? first : filled((char)('b' + i), LONG);
+        dti_message m = rig_to(&c, 1, DTI_END_BECOME);
+        m.next = &next;
+        rig_send(&g, m);
+        cr_assert(dti_str_eq(view(job, 0).args, next.args));
+        cr_assert_eq(stored(job, 0, DTI_D_ARGS), i == 2 ? 17u : LONG);
+        cr_assert_eq(blobs(job), 1, "that of the start alone");
+    }
+    dti_claim last = rig_claim(&g);
+    cr_assert(dti_str_eq(last.args, filled('e', LONG)));
+}
+
 // A value that looks like a reference is told from one, and an id is none.
 Test(model_blobs, a_value_that_looks_like_a_reference) {
     dtask_str known = filled('a', LONG);

@@ -319,7 +319,7 @@ local function become(g)
         if (k[2] or 0) == 0 then insert(keys, k) end
     end
     dt.keys_store(t, keys, unique)
-    data_set(t, D_ARGS, next[5] or '')
+    data_change(t, D_ARGS, next[5] or '')
     if band(t.bits, HAS_DEPS) ~= 0 then data_set(t, D_DEPS, false) end
     if band(t.bits, HAS_ERROR) ~= 0 then data_set(t, D_ERROR, false) end
     t.bits = t.bits - band(t.bits, HAS_DEPS + HAS_ERROR + FIRST + JOURNAL + LASTLY)
