@@ -5,12 +5,13 @@
 // the right result and exact counts. A plain program: sanitizers and a test
 // framework that forks do not go together.
 //
-//   stress_worker [URL [rounds]]
+//   stress_worker [URL [rounds]]; URL shards: is six memory engines as one
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "engines/shards/shards.h"
 #include "worker/worker.h"
 
 #define CHECK(x)                                                                                        \
@@ -207,18 +208,33 @@ static void *client(void *arg) {
 static void kill_one(dtask_app *app, dtask_worker *w) {
     dti_arena mem = {0};
     pthread_mutex_lock(&w->lock);
-    uint64_t no = w->links->no;
+    unsigned k = (unsigned)(dti_random64() % w->nlinks);
+    uint64_t no = w->links[k].no;
     pthread_mutex_unlock(&w->lock);
-    dti_op op = {.kind = DTI_OP_SWEEP, .sweep = {.budget = 1000, .dead = &no, .ndead = 1, .charge_all = true}};
+    dti_op op = {.kind = DTI_OP_SWEEP, .shard = (uint8_t)k, .sweep = {.budget = 1000, .dead = &no, .ndead = 1, .charge_all = true}};
     CHECK(!dti_engine_call(app->engine, &mem, &op));
     dti_arena_done(&mem);
+}
+
+static void spread(dtask_app *app) {
+    enum { SHARDS = 6 };
+    dti_engine *all[SHARDS];
+    for (int k = 0; k < SHARDS; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "stress-%d", k);
+        CHECK(!dti_engine_open(&(dti_engine_conf){.url = "memory:", .app = name}, &all[k]));
+    }
+    app->engine->ops->close(app->engine);
+    CHECK(!dti_shards_new(all, SHARDS, &app->engine));
 }
 
 int main(int argc, char **argv) {
     const char *url = argc > 1 ? argv[1] : "memory:";
     int rounds = argc > 2 ? atoi(argv[2]) : 3;
     dtask_app *app;
-    CHECK(!dtask_open("stress", url, NULL, &app));
+    bool several = !strcmp(url, "shards:");
+    CHECK(!dtask_open("stress", several ? "memory:" : url, NULL, &app));
+    if (several) spread(app);
     real = app->engine->ops;
     dti_engine_ops ops = *real;
     ops.call = flaky_call;
