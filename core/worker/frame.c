@@ -122,7 +122,6 @@ dtask_task *dti_frame_new(dti_link *link, dti_handler *h, const dti_claim *c) {
     f->chain = *slot;
     *slot = f;
     w->ntable++;
-    link->nframes++;
     f->after = w->all;
     if (w->all) w->all->prev = f;
     w->all = f;
@@ -147,7 +146,6 @@ void dti_frame_rest(dtask_task *f) {
     while (*slot != f) slot = &(*slot)->chain;
     *slot = f->chain;
     w->ntable--;
-    f->link->nframes--;
     if (f->prev) f->prev->after = f->after;
     else w->all = f->after;
     if (f->after) f->after->prev = f->prev;

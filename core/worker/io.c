@@ -399,10 +399,10 @@ static bool send_again(io *t, dtask_err err) {
 }
 
 // Between two turns, whatever the bell says: for most engines they renew the
-// lease. Several links look in turn; one that holds nothing may do so later.
+// lease. Several links look in turn. A shard that hears nothing for half a
+// lease takes that for an outage, in which nobody's lease lapses.
 static int64_t look_us(const dti_link *l) {
-    const dtask_worker *w = l->w;
-    int64_t most = w->conf.lease_us / (l->nframes || w->nlive < 2 ? 3 : 2), us = DTI_LOOK_US * (int64_t)w->nlive;
+    int64_t most = l->w->conf.lease_us / 3, us = DTI_LOOK_US * (int64_t)l->w->nlive;
     return most < us ? most : us;
 }
 

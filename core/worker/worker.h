@@ -271,7 +271,6 @@ struct dti_link {
     bool urgent;                 // it must not wait
     int64_t flush_at;            // monotonic: it may wait so long; 0: for the next turn
     int64_t due_at;              // wall clock: first due that we caused, 0 none
-    unsigned nframes;            // in memory, of its jobs
     dti_frames unread; int64_t unread_at; // the thread's: mail that could not be read; when to try again, 0 never
     bool drain;                  // something there waits to run alone
     dti_asked *of;               // by place in w->handlers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -184,6 +185,52 @@ def test_a_shard_that_began_anew_is_refused(redis_cluster: RedisCluster) -> None
         control("DEL", "{old.0}:meta")  # it is made anew, and the others are not
     with pytest.raises(EngineError, match="another app"):
         App("old", redis_cluster.url).read({"what": "types"})
+
+
+def test_what_a_killed_worker_held_is_given_back(redis_cluster: RedisCluster, tmp_path: Path) -> None:
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    app = App("killed", redis_cluster.url, lease=2)
+
+    @app.extern()
+    def held(n: int) -> int: ...
+
+    def worker(does: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, program, redis_cluster.url, does], stdout=subprocess.PIPE, text=True)
+
+    first = worker("hang")
+    try:
+        assert first.stdout and first.stdout.readline() == "serves\n"
+        jobs = [held.start(n) for n in range(24)]
+        assert Counter(first.stdout.readline() for _ in jobs) == Counter(f"{n}\n" for n in range(24))
+        second = worker("end")
+        try:
+            first.kill()
+            assert [job.result(timeout=60) for job in jobs] == list(range(24))
+        finally:
+            second.kill()
+            second.wait()
+    finally:
+        first.kill()
+        first.wait()
+
+
+HELD = """
+import sys, threading
+from dynatask import App
+app = App("killed", sys.argv[1], lease=2)
+
+@app.task
+def held(n: int) -> int:
+    print(n, flush=True)
+    if sys.argv[2] == "hang":
+        threading.Event().wait()
+    return n
+
+with app.worker(slots=24):
+    print("serves", flush=True)
+    threading.Event().wait()
+"""
 
 
 def test_a_master_that_fails_takes_its_shards_alone(redis_cluster: RedisCluster) -> None:
