@@ -139,6 +139,11 @@ dtask_err dti_type_find(dtask_app *, dtask_str name, uint32_t version, const dti
 dtask_err dti_type_by_no(dtask_app *, uint32_t no, const dti_typeinfo **out);
 // The cache; made and freed with the app.
 struct dti_types *dti_types_new(void);
+// This app told the store of these types, which need not last: they are copied.
+dtask_err dti_types_told(dtask_app *, const dti_hello_type *, size_t n);
+// The store does not know the type: if this app told it, then it has lost it
+// since, and is told again. True: it knows it now.
+bool dti_type_again(dtask_app *, dtask_str name);
 void dti_types_free(struct dti_types *);
 // Parses the published options and signature of a row; EARGS names what is wrong.
 dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str name, dtask_str signature, dtask_str options,

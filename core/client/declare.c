@@ -80,6 +80,7 @@ dtask_err dtask_b_declare(dtask_app *app, const dtask_b_type *types, size_t n) {
         dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = rows, .ntypes = (uint32_t)n}};
         err = dti_engine_call(app->engine, &arena, &op);
         for (size_t i = 0; !err && i < n; i++) err = dti_type_agrees(&arena, &rows[i]);
+        if (!err) err = dti_types_told(app, rows, n);
     }
     dti_arena_done(&arena);
     return err;

@@ -120,6 +120,7 @@ static dtask_err start(dtask_app *app, const char *type, const char *const *opts
         op.start.retain_us = app->conf.retain_us;
         op.start.grace_us = app->conf.grace_us;
         err = dti_engine_call(app->engine, &arena, &op);
+        if (!err && op.start.status == DTI_UNKNOWN && dti_type_again(app, op.start.type)) err = dti_engine_call(app->engine, &arena, &op);
     }
     if (!err) err = started(app, &op.start, type, out);
     dti_arena_done(&arena);

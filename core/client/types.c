@@ -20,8 +20,11 @@ typedef struct entry {
     dti_hash row;                // of what info was made of; under the lock
 } entry;
 
+typedef struct told { struct told *next; dti_hello_type type; } told;
+
 struct dti_types {
     pthread_mutex_t lock;        // of changes; readers take none
+    told *told;                  // what this app told the store; under the lock
     dti_arena arena;
     entry *_Atomic heads[BUCKETS];
 };
@@ -84,6 +87,44 @@ static dtask_err remember(struct dti_types *t, unsigned at, dtask_str name, uint
     return DTASK_OK;
 }
 
+static told *told_of(struct dti_types *t, dtask_str name, uint32_t version) { // version 0: any
+    told *k = t->told;
+    while (k && !(dti_str_eq(k->type.name, name) && (!version || k->type.version == version))) k = k->next;
+    return k;
+}
+
+dtask_err dti_types_told(dtask_app *app, const dti_hello_type *types, size_t n) {
+    struct dti_types *t = app->types;
+    bool whole = true;
+    pthread_mutex_lock(&t->lock);
+    for (size_t i = 0; i < n && whole; i++) {
+        const dti_hello_type *h = &types[i];
+        if (told_of(t, h->name, h->version)) continue;
+        told *k = dti_alloc0(&t->arena, sizeof *k);
+        if (!k) whole = false;
+        else *k = (told){t->told, {.name = dti_dup(&t->arena, h->name), .signature = dti_dup(&t->arena, h->signature),
+            .options = dti_dup(&t->arena, h->options), .version = h->version, .crashes = h->crashes, .named = h->named}};
+        if (whole) whole = (k->type.name.p || !h->name.n) && (k->type.signature.p || !h->signature.n) && (k->type.options.p || !h->options.n);
+        if (whole) t->told = k;
+    }
+    pthread_mutex_unlock(&t->lock);
+    return whole ? DTASK_OK : dti_fail(DTASK_ENOMEM, "No memory for task types.");
+}
+
+bool dti_type_again(dtask_app *app, dtask_str name) {
+    struct dti_types *t = app->types;
+    pthread_mutex_lock(&t->lock);
+    told *k = told_of(t, name, 0);
+    dti_hello_type type = k ? k->type : (dti_hello_type){0};
+    pthread_mutex_unlock(&t->lock);
+    if (!k) return false;
+    dti_arena arena = {0};
+    dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = &type, .ntypes = 1}};
+    bool known = !dti_engine_call(app->engine, &arena, &op) && type.no;
+    dti_arena_done(&arena);
+    return known;
+}
+
 static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t no, const dti_typeinfo **out) {
     struct dti_types *t = app->types;
     unsigned at = bucket(name, name.n ? version : no);
@@ -96,6 +137,7 @@ static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t
     dti_arena arena = {0};
     dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = name, .version = name.n ? version : no}};
     dtask_err err = dti_engine_call(app->engine, &arena, &op);
+    if (!err && !op.read.n && name.n && dti_type_again(app, name)) err = dti_engine_call(app->engine, &arena, &op);
     if (e && (err || (!op.read.n && app->engine->by_name))) { // an engine that is away for a while takes no known type with it
         *out = atomic_load(&e->info);
         err = DTASK_OK;

@@ -10,6 +10,11 @@ static uint32_t type_find(dti_tx *tx, dtask_str name, uint32_t version) { // ver
     return no ? *no : 0;
 }
 
+uint32_t dti_type_named(dti_tx *tx, uint32_t no, dtask_str name) {
+    const dti_type *row = dti_type_row(tx, no);
+    return row && dti_str_eq(dti_str((const char *)(row + 1), row->name_n), name) ? no : type_find(tx, name, 0);
+}
+
 static void type_put(dti_tx *tx, const dti_type *fixed, dtask_str name, dtask_str signature, dtask_str options) {
     dti_type row = *fixed;
     row.name_n = (uint32_t)name.n;

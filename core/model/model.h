@@ -65,7 +65,9 @@ typedef struct {                 // a task to be made
 
 typedef struct {
     dtask_str id;                // of the job; must be valid (dti_id_check)
-    dtask_str type;              // the name of task.type, for an engine that routes by it; empty: to the store at once
+    // The name of task.type, which goes before the number: a store that has lost its types gives other ones. An engine may route
+    // by it; empty: the number counts, and it goes to the store at once.
+    dtask_str type;
     dti_new task;
     dtask_str tags;              // msgpack map or empty
     dtask_str trigger;           // msgpack map or empty

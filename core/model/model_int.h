@@ -185,4 +185,5 @@ void dti_op_mark(dti_tx *, dti_mark *);
 void dti_op_sweep(dti_tx *, dti_sweep *);
 void dti_op_era(dti_tx *, dti_era *);
 uint32_t dti_type_system(dti_tx *, const char *name); // its no
+uint32_t dti_type_named(dti_tx *, uint32_t no, dtask_str name); // no, if it has that name; else the newest that has; 0: none
 void dti_worker_end(dti_tx *, dti_workerrow *, bool charge);

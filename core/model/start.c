@@ -10,6 +10,7 @@ void dti_op_start(dti_tx *tx, dti_start *s) {
         s->status = same ? DTI_EXISTS : DTI_CONFLICT;
         return;
     }
+    if (s->type.n) s->task.type = dti_type_named(tx, s->task.type, s->type);
     if (!dti_type_row(tx, s->task.type)) {
         s->status = DTI_UNKNOWN;
         return;

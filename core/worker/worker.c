@@ -484,6 +484,7 @@ dtask_err dti_link_hello(dti_link *l) {
         pthread_mutex_unlock(&w->lock);
         if (old) w->engine->ops->bell_close(old);
         err = take_types(w, types, handlers, ntypes);
+        if (!err) err = dti_types_told(w->app, types, ntypes);
     }
     dti_arena_done(&mem);
     return err;

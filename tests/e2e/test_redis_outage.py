@@ -151,6 +151,24 @@ def test_a_server_that_stands_still_costs_no_attempt(new_redis: NewRedis) -> Non
     assert attempts == [1, 1]
 
 
+def test_an_emptied_server(new_redis: NewRedis) -> None:
+    server = new_redis()
+    app, start = tree(server.url)
+    other = App("outage", server.url)
+
+    @other.extern("branch")
+    def branch(n: int) -> int: ...
+
+    branch.start(0)  # the types' numbers: this one first; the worker tells them in another order
+    with app.worker():
+        for n in range(20, 23):
+            exact(start(n), n)
+            server("FLUSHALL")
+            exact(start(n), n)
+            server("FLUSHALL")
+            assert branch.start(n).result(timeout=30) == sum(range(n))
+
+
 def test_a_full_server_ends_tasks_and_takes_none(new_redis: NewRedis) -> None:
     server = new_redis()
     app, start = tree(server.url, engine_timeout="20s")

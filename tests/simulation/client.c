@@ -54,6 +54,11 @@ void client_start(sim *s, uint32_t i) {
         dti_start *st = &r->op.start;
         *st = (dti_start){.id = dti_str(j->id, j->idn), .task = j->task, .keep = (uint8_t)(i % 3), .retain_us = j->retain ? j->retain : INT64_C(86400000000) * 3650,
             .grace_us = 30000, .max_tasks = j->max_tasks, .max_depth = j->max_depth, .blob_min = j->blob_min};
+        for (uint32_t t = 0; t < s->ntypes; t++)
+            if (s->types[t] == j->task.type)
+                st->type = sim_printf(s, "t%u", t);
+        if (st->type.n && prng_chance(&s->r, 100))
+            st->task.type = prng_below(&s->r, s->ntypes + 4); // of a store that was lost
         if (copy == 2)
             st->task.call[0]++;
         if (!sim_op(s, r))

@@ -37,6 +37,18 @@ Test(model, start_again_is_the_same_job) {
     cr_assert_eq(op.start.status, DTI_UNKNOWN);
 }
 
+// The store has lost its types since the client read them, and numbers them anew.
+Test(model, a_start_goes_by_its_types_name) {
+    dti_op op = {.kind = DTI_OP_START, .start = {.id = dti_strz("a"), .type = dti_strz("t"), .task = rig_child(&g, g.other, 0)}};
+    rig_run(&g, &op);
+    cr_assert_eq(op.start.status, DTI_CREATED);
+    cr_assert_eq(rig_task(&g, op.start.job, 0).type, g.type);
+    op.start.id = dti_strz("b");
+    op.start.type = dti_strz("who");
+    rig_run(&g, &op);
+    cr_assert_eq(op.start.status, DTI_UNKNOWN);
+}
+
 // A root that returned at once: the job lives until its last descendant.
 Test(model, the_last_descendant_decides) {
     uint64_t job = rig_start(&g, "a");

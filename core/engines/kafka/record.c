@@ -40,6 +40,7 @@ dtask_err dti_kafka_name(const char *prefix, const char *app, const char *type, 
 void dti_kafka_put_start(dti_buf *b, const dti_start *s) {
     dti_start typeless = *s;
     typeless.task.type = 0;
+    typeless.type = (dtask_str){0};
     dti_mp_put_array(b, 3);
     dti_mp_put_uint(b, DTI_KAFKA_FORMAT);
     dti_mp_put_str(b, s->id);

@@ -104,7 +104,7 @@ static void put_message(dti_buf *b, const dti_message *m) {
 }
 
 void dti_redis_put_start(dti_buf *b, const dti_start *s) {
-    dti_mp_put_array(b, 12);
+    dti_mp_put_array(b, s->type.n ? 13 : 12);
     dti_mp_put_uint(b, DTI_OP_START);
     dti_mp_put_str(b, s->id);
     put_new(b, &s->task);
@@ -117,6 +117,7 @@ void dti_redis_put_start(dti_buf *b, const dti_start *s) {
     dti_mp_put_int(b, s->retain_us);
     dti_mp_put_int(b, s->grace_us);
     dti_mp_put_uint(b, s->blob_min);
+    if (s->type.n) dti_mp_put_str(b, s->type);
 }
 
 static void put_intake(dti_buf *b, const dti_intake *i) {
@@ -634,6 +635,7 @@ dtask_err dti_redis_take_answer(dti_arena *arena, dtask_str bytes, dti_redis_ans
     for (out->fx.nended = 0; out->fx.nended < n; out->fx.nended++) out->fx.ended[out->fx.nended] = get_end(&each);
     out->fx.todo = get_bool(&fx);
     out->fx.ended_more = get_bool(&fx);
+    out->era = get_uint(&fx);
     list replies = get_list(&in);
     out->replies = replies.at;
     out->nreplies = replies.left;

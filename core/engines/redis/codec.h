@@ -31,6 +31,7 @@ void dti_redis_put_init(dti_buf *, uint64_t salt, unsigned shards);
 typedef struct {
     const uint32_t *hungry; uint32_t nhungry;
     dti_effects fx;              // ended: hashed
+    uint64_t era;                // the shard's
     dti_mp replies;              // take them in order
     uint32_t nreplies;
 } dti_redis_answer;

@@ -287,6 +287,9 @@ static bool answered(dti_redis *r, redisReply *reply) {
             down = true;
         } else if (err) {
             fail_calls(r, &f->calls, err, false);
+        } else if (a.era != atomic_load(&r->engine.era)) { // another client saw it set back, or emptied, before we did
+            dti_fail(DTASK_EENGINE, "Redis at %s has lost its last writes", r->line.peer);
+            down = true;
         }
     }
     free(f);

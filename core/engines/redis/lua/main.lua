@@ -129,11 +129,11 @@ local function answer_all(args)
     local replies = run_all(ops, header)
     if #ops > 0 and type(replies[1]) ~= 'table' then return replies end
     dt.flush()
-    local hungry, effects = {}, {NONE, NONE, NONE, fx.todo}
+    local hungry, effects = {}, {NONE, NONE, NONE, fx.todo, false, meta.era}
     for i, op in ipairs(ops) do
         if op[1] == 2 and replies[i][1] == 0 then dt.hungry(op[2], op[7] or NONE, hungry) end
     end
-    if (header[4] or 0) % 2 == 1 then effects = {fx.types, fx.workers, fx.ended, fx.todo, fx.ended_more}
+    if (header[4] or 0) % 2 == 1 then effects = {fx.types, fx.workers, fx.ended, fx.todo, fx.ended_more, meta.era}
     else dt.ring() end
     return {0, '', hungry, effects, replies}
 end

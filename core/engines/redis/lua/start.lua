@@ -7,7 +7,12 @@ function dt.op_start(s)
         local root = look(job, 0)
         return {root and fixed(root).call == new[4] and EXISTS or CONFLICT, job}
     end
-    if not type_row(new[1]) then return {UNKNOWN} end
+    local row = type_row(new[1])
+    if s[13] and not (row and row.name == s[13]) then
+        new[1] = dt.type_find(s[13], 0)
+        row = new[1]
+    end
+    if not row then return {UNKNOWN} end
     local skipped_for, unique = '', new[13] and dt.unique_of(new)
     if unique then
         local key = dt.key_of(unique, meta.next_job)
