@@ -403,13 +403,15 @@ static bool send_again(io *t, dtask_err err) {
 // lease takes that for an outage, in which nobody's lease lapses.
 static int64_t look_us(const dti_link *l) {
     int64_t most = l->w->conf.lease_us / 3, us = DTI_LOOK_US * (int64_t)l->w->nlive;
-    return most < us ? most : us;
+    if (us > most) us = most;
+    // At one time all would ask for the same slots, and ask again.
+    return l->w->nlive < 2 ? us : us - (int64_t)(dti_random64() % (uint64_t)(us / 4 + 1));
 }
 
 static void swept(io *t, const dti_op *op, int64_t now) {
     dtask_worker *w = t->w;
     pthread_mutex_lock(&w->lock);
-    int64_t most = w->engine->sees_deaths ? DTI_DEATHS_US : DTI_LOOK_US * (int64_t)w->nlive;
+    int64_t most = w->engine->sees_deaths ? DTI_DEATHS_US : w->nlive < 2 ? DTI_LOOK_US : w->conf.lease_us;
     pthread_mutex_unlock(&w->lock);
     t->next_sweep = now + most;
     if (op->err) return;
@@ -560,8 +562,8 @@ static bool io_round(io *t) {
         pthread_mutex_unlock(&w->lock);
         return false;
     }
-    if (now >= t->next_look) dry_none(l);
-    bool sweep = now >= t->next_sweep;
+    if (now >= t->next_look && w->nlive < 2) dry_none(l); // of several, the one that looks asks for all
+    bool sweep = now >= t->next_sweep || (now >= t->next_look && w->nlive > 1); // of several, it goes with the look
     if (l->due_at) {             // something that we caused is due, maybe before the sweep says
         int64_t in = l->due_at - dti_wall_us();
         if (in <= 0) sweep = true, l->due_at = 0;
