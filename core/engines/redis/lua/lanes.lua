@@ -245,6 +245,14 @@ function dt.claim_all(u, w)
     local total = 0
     for i = 1, nwant do total = total + min(u.want[i][2], u.n) end
     local cap = min(total, u.n)
+    local nos, queues, alones = {}, {}, {}
+    for i = 1, nwant do
+        local no = u.want[i][1]
+        nos[i], queues[i], alones[i] = no, P .. 'q:' .. no, P .. 'alone:' .. no
+    end
+    ahead(hash(P .. 'types'), nos)
+    zsets_ahead(queues)
+    zsets_ahead(alones)
     local lo, hi = unpack_s('<I4I4', u.nonce)
     local at = ((hi % nwant) * (4294967296 % nwant) + lo % nwant) % nwant
     for pass = 0, 1 do -- first those that must run alone

@@ -1,7 +1,7 @@
 -- Tables that are walked in order, over Redis' sorted sets, lists and hashes,
 -- with what this run adds and takes away.
 
-local zset, zput, zdel, zbefore, front, second, each, zflush
+local zset, zput, zdel, zsets_ahead, zbefore, front, second, each, zflush
 room(function()
 -- ---- sorted sets, walked in order -------------------------------------------------------
 -- An entry: s its score, a, b its place among equals, m the member. `win` is
@@ -10,7 +10,7 @@ room(function()
 function zset(key, decode, plain)
     local z = zsets[key]
     if not z then
-        z = {key = key, decode = decode, plain = plain, win = {}, at = 1, whole = false, add = {}, first = 1, over = {}}
+        z = {key = key, decode = decode, plain = plain, win = {}, at = 1, whole = absent[key] or false, add = {}, first = 1, over = {}, dirty = false}
         zsets[key] = z
     end
     return z
@@ -45,6 +45,15 @@ function zput(z, e)
 end
 
 function zdel(z, m) zmark(z, m, false) end
+
+-- Of sets that will be asked for: mostly none of them is there.
+function zsets_ahead(keys)
+    if call('EXISTS', unpack(keys)) > 0 then return end
+    for i = 1, #keys do
+        local z = zsets[keys[i]]
+        if z then z.whole = true else absent[keys[i]] = true end
+    end
+end
 
 local function zload(z)
     local got, win = nil, z.win

@@ -216,7 +216,6 @@ function dt.type_row(no)
     if r == nil then
         local s = hget(hash(P .. 'types'), no)
         r = s and unpack_type(s) or false
-        if r then r.raw = s end
         types[no] = r
     end
     return r or nil
@@ -257,7 +256,6 @@ local function worker_seen(no)
     if w == nil then
         local s = hget(hash(P .. 'workers'), no)
         w = s and unpack_worker(s) or false
-        if w then w.raw = s end
         workers[no] = w
     end
     return w or nil
@@ -304,11 +302,13 @@ end
 local META = {'shards', 'read_min', 'write', 'salt', 'era', 'next_job', 'next_type', 'next_lane', 'next_limit', 'next_worker', 'next_todo',
     'next_lapse', 'todo_n', 'room_n', 'lease_us', 'last_time', 'resumed', 'drain_asked', 'undo_type', 'any_root', 'run_id'}
 
+local meta_table = {} -- of all runs: it never grows again
 local function meta_load()
     local s = call('GET', P .. 'meta')
     if not s then return end
     local v = {mpu(s)}
-    meta = {raw = s}
+    meta = meta_table
+    meta.raw = s
     -- The order of the first three never changes.
     if v[2] > 1 then raise(EVERSION, 'the shard has schema %d, this release reads up to 1: upgrade dynatask', v[3]) end
     if v[3] < 1 then raise(EVERSION, 'the shard has schema %d, this release reads from 1: run the release between', v[3]) end
@@ -398,6 +398,7 @@ function dt.flush()
         zflush(z)
         zsets[z.key] = nil -- to be read anew
     end
+    absent = {}
     held_flush()
     for key, l in pairs(lists) do
         fifo_flush(l)

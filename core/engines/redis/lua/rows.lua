@@ -274,10 +274,10 @@ local function pack_type(r)
 end
 
 local function unpack_type(s)
-    local r, version = {}
-    version, r.paused, r.served, r.system, r.no, r.type_version, r.crashes, r.vmin, r.workers, r.listeners, r.name = mpu(s)
+    local version, paused, served, system, no, type_version, crashes, vmin, workers_n, listeners, name = mpu(s)
     if version ~= 1 then raise(EVERSION, 'the shard has a type of version %d, made by a newer release: upgrade', version) end
-    return r
+    return {raw = s, paused = paused, served = served, system = system, no = no, type_version = type_version, crashes = crashes, vmin = vmin,
+        workers = workers_n, listeners = listeners, name = name, touched = false}
 end
 
 local function pack_worker(w)
@@ -285,10 +285,10 @@ local function pack_worker(w)
 end
 
 local function unpack_worker(s)
-    local w, version = {}
-    version, w.dead, w.no, w.nonce, w.next_wake, w.lease_us, w.expires, w.since, w.name = mpu(s)
+    local version, dead, no, nonce, next_wake, lease_us, expires, since, name = mpu(s)
     if version ~= 1 then raise(EVERSION, 'the shard has a worker of version %d, made by a newer release: upgrade', version) end
-    return w
+    return {raw = s, dead = dead, no = no, nonce = nonce, next_wake = next_wake, lease_us = lease_us, expires = expires, since = since, name = name,
+        touched = false}
 end
 
 local function pack_lane(l, first, count)

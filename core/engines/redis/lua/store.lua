@@ -6,7 +6,7 @@
 local hashes, dirty      -- Redis hashes by key; those with something to write
 local jobs, tasks        -- jobs by no; tasks that are in hand to be changed
 local touched_jobs
-local zsets, zdirty
+local zsets, zdirty, absent -- absent: sets by key of which nothing is stored
 local types, type_touched, workers, worker_touched, limits, limit_touched
 local lanes_touched, kids_touched
 local dels               -- whole keys that go
@@ -15,7 +15,7 @@ local turnqs, helds      -- by type, by worker
 local listed             -- jobs by state: state -> no -> there or not
 
 function dt.fresh()
-    hashes, dirty, jobs, tasks, touched_jobs, zsets, zdirty = {}, {}, {}, {}, {}, {}, {}
+    hashes, dirty, jobs, tasks, touched_jobs, zsets, zdirty, absent = {}, {}, {}, {}, {}, {}, {}, {}
     types, type_touched, workers, worker_touched, limits, limit_touched = {}, {}, {}, {}, {}, {}
     lanes_touched, kids_touched, dels, lists, listed, turnqs, helds = {}, {}, {}, {}, {}, {}, {}
     meta = nil
