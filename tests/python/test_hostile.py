@@ -527,8 +527,8 @@ def test_falling_off_the_end_with_a_worker_running(url: str, end: str) -> None:
 w = app.worker(slots=2)
 w.__enter__()
 print(fast.start(1).result())
-waits.start()
-while waits.start().info().counts.added < 1: pass
+job = waits.start()
+while job.info().counts.added < 1: time.sleep(0.001)
 {end}
 """, url)  # fmt: skip
     assert out.returncode == 0 and out.stdout == "1\n" and "Traceback" not in out.stderr, out
