@@ -89,8 +89,14 @@ class Demo:
             self.process.kill()
 
 
+@pytest.fixture(scope="module")
+def ready() -> None:
+    """What script/demo would build first: before a test's watchdog begins, which is for hangs."""
+    subprocess.run([ROOT / "script/setup", "demo"], check=True)
+
+
 @pytest.fixture
-def demo(tmp_path: Path):
+def demo(tmp_path: Path, ready: None):
     running: list[Demo] = []
 
     def start(folder: str, *, script: bool = False) -> Demo:

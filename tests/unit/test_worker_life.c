@@ -269,25 +269,40 @@ static dtask_err fails_engine(dtask_task *t, void *arg) {
     return err ? err : dtask_done(t, "i", (int64_t)attempts);
 }
 
-// Turns that fail are sent again; past the lease the worker starts anew.
+static void fail_turns(rig *r, const char *scheme, const char *lease, dti_engine_ops *ops) {
+    rig_open(r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"fails", "n:i -> i", fails_engine}, {0}}, DTASK_OPTS("slots", "1", "lease", lease));
+    real = r->app->engine->ops;
+    *ops = *real;
+    ops->call = failing_call;
+    r->app->engine->ops = ops;
+    attempts = 0;
+}
+
+// Turns that fail are sent again, as long as the lease holds: a long one, for
+// a slow machine.
 BOTH(worker_life, turns_that_fail) {
     rig r;
-    rig_open(&r, scheme, (rig_handler[]){{"add", "n:i -> i", add}, {"fails", "n:i -> i", fails_engine}, {0}}, DTASK_OPTS("slots", "1", "lease", "1"));
-    real = r.app->engine->ops;
-    dti_engine_ops ops = *real;
-    ops.call = failing_call;
-    r.app->engine->ops = &ops;
+    dti_engine_ops ops;
+    fail_turns(&r, scheme, "3600", &ops);
     int64_t n = 0;
-    attempts = 0;
     OK(rig_run(&r, "fails", 10, &n));
     cr_assert_eq(n, 1);
-    attempts = 0;
+    r.app->engine->ops = real;
+    rig_close(&r);
+}
+
+// Past the lease the worker starts anew; where the machine is slow, more than once.
+BOTH(worker_life, turns_that_fail_for_a_lease) {
+    rig r;
+    dti_engine_ops ops;
+    fail_turns(&r, scheme, "1", &ops);
+    int64_t n = 0;
     dtask_job *job = rig_job(&r, "fails", NULL, 1000000);
     uint64_t was = r.worker->links->no;
     while (r.worker->links->no == was) rig_pause(10);
     failing = 0;
     OK(rig_end(job, &n));        // what the old one held is given back
-    cr_assert_eq(n, 2);
+    cr_assert(n >= 2);
     r.app->engine->ops = real;
     rig_close(&r);
 }
