@@ -22,6 +22,7 @@
     RUN(memory, name)          \
     RUN(sqlite, name)          \
     RUN(redis, name)           \
+    RUN(kafka, name)           \
     RUN(shards, name)
 #endif
 
@@ -37,11 +38,22 @@
         world_close(&w);                 \
     }
 
+// Kafka: starts go through the broker at DTASK_KAFKA. A worker that claims
+// nothing takes them in, the only one of the consumer group: the actors said
+// hello on its handle, so their bells have no reader and hear of tasks alone.
+typedef struct {
+    dti_engine *e;
+    dti_bell *bell;
+    uint64_t no, nonce;
+} taker;
+
 typedef struct {
     dti_engine *e;
     dti_arena arena;             // replies live until the case ends
     char dir[64], url[256], app[32];
     redis_server redis;
+    taker taker;
+    char store[64], topics[32];  // Kafka's: the store's URL, what heads the names
     uint64_t era[DTI_SHARDS_MAX]; // as they were opened
     uint32_t a, b;               // nos of the types "a" and "b", declared by every worker
     unsigned named;

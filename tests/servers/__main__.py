@@ -1,24 +1,40 @@
-"""`python -m servers prepare`, with tests/ on PYTHONPATH: fetches and makes what Kafka's brokers need, if it is not there.
+"""`python -m servers`, with tests/ on PYTHONPATH.
 
-Where that cannot be had it says why; the exit code is 1 only in CI, elsewhere the tests are skipped.
+prepare       fetches and makes what Kafka's brokers need, if it is not there. Where that cannot be had it says why; the exit code is 1
+              only in CI, elsewhere the tests are skipped
+kafka CMD ..  runs a command beside a broker of its own, whose address is in DTASK_KAFKA; without one, if it cannot start. The exit code
+              is the command's
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 
-from .kafka import prepare
-from .kit import VERSIONS
-from .process import ServerError
+from .kafka import Kafka, prepare
+from .kit import VERSIONS, Kit
+from .process import Guard, ServerError
+
+
+def beside_kafka(command: list[str]) -> int:
+    if reason := Kit(VERSIONS[0]).missing():
+        print(f"! {reason}", file=sys.stderr)
+        return subprocess.run(command).returncode
+    with Guard() as guard:
+        return subprocess.run(command, env=os.environ | {"DTASK_KAFKA": Kafka(guard).address}).returncode
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m servers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="fetch and make what Kafka's brokers need")
-    parser.parse_args()
+    beside = commands.add_parser("kafka", help="run a command beside a broker of its own")
+    beside.add_argument("run", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    if arguments.command == "kafka":
+        return beside_kafka(arguments.run)
     failed = False
     for version in VERSIONS:
         try:
