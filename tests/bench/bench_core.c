@@ -4,11 +4,16 @@
 //   bench_core serve URL             a worker, until stdin closes
 //   bench_core noop URL N            one job of N no-op children, tasks a second
 //   bench_core fanout URL N ROUNDS   one line a round, ms from start to the join's result
-//   bench_core latency URL ROUNDS    one line a round, us from start to result; `serve` runs elsewhere
+//   bench_core latency URL ROUNDS    one line a round, us from start to result; but for memory: `serve` runs elsewhere
+//   bench_core accept URL N THREADS  N jobs started, nobody serves them: jobs a second
+//   bench_core starts URL N THREADS  the same, then a second line: life cycles of these jobs a second, by a worker
 //
 // noop and fanout bring a worker of their own in this process. Prints plain
 // numbers, one a line; script/bench makes medians and JSON of them.
 #include <dynatask.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +32,13 @@ static void check(dtask_err err, const char *what) {
     exit(1);
 }
 
+static _Atomic uint64_t noops;   // that ran
+static sem_t all_ran;            // posted when noops is noops_wanted
+static uint64_t noops_wanted;
+
 static dtask_err noop(dtask_task *task, void *arg) {
     (void)arg;
+    if (atomic_fetch_add(&noops, 1) + 1 == noops_wanted) sem_post(&all_ran);
     return dtask_done(task, "n");
 }
 
@@ -63,13 +73,54 @@ static double run_fan(dtask_app *app, uint64_t n) {
     return took;
 }
 
+// ---- starts: each of the threads waits for its own ----------------------------------------
+
+enum { THREADS_MAX = 1024 };
+typedef struct { dtask_app *app; _Atomic int64_t left; } producer;
+
+static void *produce(void *arg) {
+    producer *p = arg;
+    for (int64_t i; (i = atomic_fetch_sub(&p->left, 1)) > 0;) {
+        dtask_job *job;
+        check(dtask_start(p->app, "noop", NULL, &job, "i", i), "start noop");
+        dtask_job_free(job);
+    }
+    return NULL;
+}
+
+static double run_starts(dtask_app *app, uint64_t n, uint64_t nthreads) {
+    producer p = {app, (int64_t)n};
+    pthread_t threads[THREADS_MAX];
+    double begin = now_us();
+    for (uint64_t i = 0; i < nthreads; i++)
+        if (pthread_create(&threads[i], NULL, produce, &p)) fprintf(stderr, "bench_core: no thread\n"), exit(1);
+    for (uint64_t i = 0; i < nthreads; i++) pthread_join(threads[i], NULL);
+    return now_us() - begin;
+}
+
+// Until the last handler ran; its outcome goes with a turn that is not waited for.
+static double run_backlog(dtask_app *app, uint64_t n, dtask_worker **w) {
+    sem_init(&all_ran, 0, 0);
+    noops_wanted = n;
+    double begin = now_us();
+    *w = worker_of(app);
+    while (sem_wait(&all_ran)) {
+    }
+    return now_us() - begin;
+}
+
+static void stop(dtask_worker *w) {
+    dtask_worker_stop(w, 1000);
+    dtask_worker_free(w);
+}
+
 int main(int argc, char **argv) {
-    if (argc < 3) return fprintf(stderr, "usage: bench_core serve|noop|fanout|latency URL [N] [ROUNDS]\n"), 2;
+    if (argc < 3) return fprintf(stderr, "usage: bench_core serve|noop|fanout|latency|accept|starts URL [N] [ROUNDS|THREADS]\n"), 2;
     const char *mode = argv[1], *url = argv[2];
-    uint64_t n = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+    uint64_t n = argc > 3 ? strtoull(argv[3], NULL, 10) : 1, m = argc > 4 ? strtoull(argv[4], NULL, 10) : 5;
     dtask_app *app;
     check(dtask_open("bench", url, NULL, &app), "open");
-    dtask_worker *w = strcmp(mode, "latency") ? worker_of(app) : NULL;
+    dtask_worker *w = strcmp(mode, "latency") || !strncmp(url, "memory:", 7) ? worker_of(app) : NULL;
 
     if (!strcmp(mode, "serve")) {
         puts("serving");
@@ -80,9 +131,8 @@ int main(int argc, char **argv) {
         run_fan(app, 100);
         printf("%.0f\n", (double)(n + 1) / (run_fan(app, n) / 1e6));
     } else if (!strcmp(mode, "fanout")) {
-        uint64_t rounds = argc > 4 ? strtoull(argv[4], NULL, 10) : 5;
         run_fan(app, n);
-        for (uint64_t i = 0; i < rounds; i++) printf("%.3f\n", run_fan(app, n) / 1e3);
+        for (uint64_t i = 0; i < m; i++) printf("%.3f\n", run_fan(app, n) / 1e3);
     } else if (!strcmp(mode, "latency")) {
         for (uint64_t i = 0; i < n + 20; i++) {
             dtask_job *job;
@@ -94,13 +144,15 @@ int main(int argc, char **argv) {
             dtask_job_free(job);
             usleep(2000); // a quiet system: each start finds everyone asleep
         }
+    } else if (!strcmp(mode, "accept") || !strcmp(mode, "starts")) {
+        stop(w); // it said what types there are
+        w = NULL;
+        printf("%.0f\n", (double)n / (run_starts(app, n, m < THREADS_MAX ? m : THREADS_MAX) / 1e6));
+        if (!strcmp(mode, "starts")) printf("%.0f\n", (double)n / (run_backlog(app, n, &w) / 1e6));
     } else {
         return fprintf(stderr, "bench_core: no mode %s\n", mode), 2;
     }
-    if (w) {
-        dtask_worker_stop(w, 1000);
-        dtask_worker_free(w);
-    }
+    if (w) stop(w);
     dtask_close(app);
     return 0;
 }
