@@ -278,7 +278,9 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     b->replication = conf->replication;
     char ms[16], why[TEXT];
     snprintf(ms, sizeof ms, "%d", b->timeout_ms);
-    const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", "message.max.bytes", RECORD_MAX, NULL};
+    // While two requests are on their way what comes gathers for the next: no timer, and few small requests under load.
+    const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", "max.in.flight.requests.per.connection", "2",
+        "message.max.bytes", RECORD_MAX, NULL};
     rd_kafka_conf_t *settled;
     dtask_err err = b->servers && b->options ? settings(b, pairs, &settled) : dti_fail(DTASK_ENOMEM, "no memory for Kafka");
     if (!err) {
