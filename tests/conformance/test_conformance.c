@@ -366,6 +366,7 @@ CASE(a_large_value_is_whole_everywhere) {
     enum { LARGE = 300000, KIDS = 40 };
     static char args[LARGE], results[2][LARGE];
     memset(args, 'a', LARGE);
+    memcpy(args, "\x91\xc6\x00\x04\x93\xda", 6); // one argument: so many bytes
     memset(results[0], 'r', LARGE);
     memset(results[1], 's', LARGE);
     dtask_str large = dti_str(args, LARGE);
