@@ -28,6 +28,10 @@ pytest_plugins = ["servers.fixtures"]
 
 LIMIT = int(os.environ.get("DTASK_TEST_LIMIT", "120"))  # seconds; a hang is worth more as stacks than as a dead CI
 _stderr = 2
+
+# A shell starts what goes to its background deaf to Ctrl-C, and every child of it: the tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _serial = itertools.count(1)
 
 
