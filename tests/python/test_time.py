@@ -1,10 +1,11 @@
 """When a call may begin: delay, at, expires, priority."""
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from dynatask import App, BadArguments, TaskSkipped
+from dynatask import App, BadArguments, Job, TaskSkipped
 
 
 def test_delay_is_scheduled(app: App) -> None:
@@ -77,15 +78,23 @@ def test_every_priority_runs(app: App, priority: int) -> None:
         assert f.using(priority=-priority).start().result() == 1
 
 
-def test_high_priority_has_the_larger_share(app: App) -> None:
+def test_high_priority_has_the_larger_share(app: App, at_once: bool) -> None:
     order: list[int] = []
 
     @app.task
     def f(p: int) -> None:
         order.append(p)
 
-    jobs = [f.using(priority=p).start_map(range(p, p + 1)) for p in (-2,)]
-    jobs += [f.using(priority=p).start(p) for p in [-2, 2] * 40]
+    @app.task
+    def root() -> None:
+        for p in [-2, 2] * 40:
+            f.using(priority=p).spawn(p)
+
+    if at_once:
+        jobs: list[Job[Any]] = [f.using(priority=p).start_map(range(p, p + 1)) for p in (-2,)]
+        jobs += [f.using(priority=p).start(p) for p in [-2, 2] * 40]
+    else:  # what waits in Kafka is taken in as it came: priorities count from then on
+        jobs = [root.start()]
     with app.worker(slots=1, prefetch=1):
         for job in jobs:
             job.result()
