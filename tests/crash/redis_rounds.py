@@ -42,7 +42,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rounds
 import stall
@@ -62,7 +62,7 @@ class Scene:
 
     def __init__(self, guard: Guard, fault: Fault, rng: random.Random) -> None:
         self.pair = RedisPair(guard) if fault.pair else None
-        self.alone = None if fault.pair else Redis(guard, aof=fault.aof)  # type: ignore[arg-type]
+        self.alone = None if fault.pair else Redis(guard, aof=fault.aof)
         self.rng = rng
         self.workers: list[Worker] = []
         self.counts: Callable[[], Any] = lambda: None
@@ -162,7 +162,7 @@ class Fault:
 
     about: str
     strike: Callable[[Scene], None]
-    aof: str = "none"
+    aof: Literal["none", "always", "everysec"] = "none"
     pair: bool = False
     lossy: bool = False
     charges: bool = False
