@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
@@ -23,7 +24,7 @@ from ._types import TypeCore
 from ._watch import Watcher
 from .codec import Codec
 from .errors import BadArguments, Conflict
-from .handles import End, Job, Task
+from .handles import End, Job, Task, in_thread
 from .info import JobInfo, TaskInfo, job_info, task_info
 from .tasktype import AsyncTaskType, SyncTaskType, TaskType
 from .worker import Worker, Working
@@ -39,6 +40,8 @@ __all__ = ["App"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_CUT = "more than 10,000 jobs were looked at: older ones are left out"
 
 
 class TaskDecorator(Protocol):
@@ -170,16 +173,17 @@ class App:
 
     def jobs(self, query: str = "", limit: int = 100) -> list[JobInfo]:
         """The newest jobs, at most `limit`. query: words "type:NAME", "state:NAME", "since:1h". Waits for the engine."""
-        ask: dict[str, Any] = {"what": "jobs", "limit": limit}
-        for word in query.split():
-            key, colon, value = word.partition(":")
-            if not colon or key not in ("type", "state", "since") or not value:
-                raise BadArguments(f"the query has {word!r}: it takes type:NAME, state:NAME and since:TIME, as 1h")
-            ask[key] = time.time() - _seconds(value) if key == "since" else value
-        answer = self.read(ask)
-        if answer["cut"]:
-            warnings.warn("more than 10,000 jobs were looked at: older ones are left out", stacklevel=2)
-        return [job_info(data) for data in answer["jobs"]]
+        found, cut = self._jobs(query, limit)
+        if cut:
+            warnings.warn(_CUT, stacklevel=2)
+        return found
+
+    async def ajobs(self, query: str = "", limit: int = 100) -> list[JobInfo]:
+        """jobs() for coroutines."""
+        found, cut = await in_thread(partial(self._jobs, query, limit))
+        if cut:
+            warnings.warn(_CUT, stacklevel=2)
+        return found
 
     def worker(
         self, *, slots: int | None = None, types: Sequence[str] | Mapping[str, int] = (), plugins: Sequence[str] = (),
@@ -231,6 +235,16 @@ class App:
     def known_all(self) -> None:
         """The same for all types: what a worker does not serve itself may be called in its handlers."""
         self._declare([t._core for t in self.types.values()])
+
+    def _jobs(self, query: str, limit: int) -> tuple[list[JobInfo], bool]:
+        ask: dict[str, Any] = {"what": "jobs", "limit": limit}
+        for word in query.split():
+            key, colon, value = word.partition(":")
+            if not colon or key not in ("type", "state", "since") or not value:
+                raise BadArguments(f"the query has {word!r}: it takes type:NAME, state:NAME and since:TIME, as 1h")
+            ask[key] = time.time() - _seconds(value) if key == "since" else value
+        answer = self.read(ask)
+        return [job_info(data) for data in answer["jobs"]], answer["cut"]
 
     def _declare(self, cores: list[TypeCore]) -> None:
         with self._lock:

@@ -313,7 +313,7 @@ class Task(_One[R_co]):
         return await drive_async(frame, self._steps(child, timeout, look))
 
 
-class Batch(Handle["list[R]"], Sequence["Task[R]"]):
+class Batch(Handle[list[R]], Sequence["Task[R]"]):
     """The children of one map, in the order of the items.
 
     result() is the list of their results; if one of them has none it raises

@@ -1,5 +1,6 @@
 """What can be read of a job at any time: info, counts, tree, iteration."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -277,6 +278,11 @@ def test_jobs_lists_the_newest_first(app: App) -> None:
         assert {j.state for j in app.jobs("type:f state:succeeded")} == {"succeeded"}
         assert app.jobs("state:failed") == []
         assert app.jobs("type:other") == []
+
+        async def look() -> list[str]:
+            return [j.id for j in await app.ajobs("type:f", limit=3)]
+
+        assert asyncio.run(look()) == ids[:-4:-1]
 
 
 def test_handles_compare_and_print_by_id(app: App) -> None:

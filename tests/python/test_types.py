@@ -257,6 +257,26 @@ def test_a_batch_is_data_too(app: App) -> None:
         assert [t.id for t in job.result()] == [f"{job.id}/{n}" for n in (1, 2, 3)]
 
 
+def test_a_batch_may_be_annotated(app: App) -> None:
+    @app.task
+    def leaf(n: int) -> int:
+        return n
+
+    @app.task
+    def read(batch: Batch[int], none: Batch[int]) -> list[int]:
+        assert isinstance(batch, Batch) and len(batch) == 3 and len(none) == 0
+        return [*batch.result(), *none.result()]
+
+    @app.task
+    def root() -> list[int]:
+        batch, none = leaf.map(range(3)), leaf.map([])
+        batch.result()
+        return read.spawn(batch, none).result()
+
+    with app.worker(slots=1):
+        assert root.start().result() == [0, 1, 2]
+
+
 def test_a_large_value_travels_whole(app: App) -> None:
     @app.task
     def f(data: bytes) -> bytes:
