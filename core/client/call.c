@@ -76,6 +76,7 @@ dtask_err dti_callopts_parse(dti_arena *arena, const char *const *opts, bool is_
     dtask_err err = DTASK_OK;
     for (const char *const *p = opts; !err && p && *p; p += 2) {
         if (!p[1]) err = dti_fail(DTASK_EARGS, "The option %.100s has no value.", p[0]);
+        else if ((err = dti_option_once(opts, p))) break;
         else if (!strncmp(p[0], "tag.", 4) && p[0][4]) err = tag(p[0], p[1], is_start, &tags, &ntags);
         else err = set(p[0], p[1], is_start, &o);
     }

@@ -45,9 +45,11 @@ enum { DTI_OPTIONS_MAX = 64 };
 // URL or file.
 dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out, uint8_t source[DTI_OPTIONS_MAX],
     char **out_url);
-// Options given by the code later (a worker's): they set what neither the
-// file nor the environment has set.
-dtask_err dti_conf_apply(dti_conf *, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts);
+// EARGS: opts name before what stands at `at`, one of its names.
+dtask_err dti_option_once(const char *const *opts, const char *const *at);
+// Options that the code gives a worker: they set what neither the file nor the
+// environment has set. EARGS also: one that is the app's alone.
+dtask_err dti_conf_worker(dti_conf *, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts);
 // [[name, value, source, default, help], ..] as msgpack.
 void dti_conf_put(dti_buf *, const dti_conf *, const uint8_t source[DTI_OPTIONS_MAX], const char *url);
 // name[i] of the options' names; NULL past the last.

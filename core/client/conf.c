@@ -241,15 +241,23 @@ static dtask_err environment(const char *values[OPTIONS], dti_conf *lines) {
     return DTASK_OK;
 }
 
+dtask_err dti_option_once(const char *const *opts, const char *const *at) {
+    for (const char *const *o = opts; o < at; o += 2)
+        if (!strcmp(o[0], at[0])) return dti_fail(DTASK_EARGS, "The option %.100s is given twice.", at[0]);
+    return DTASK_OK;
+}
+
 static dtask_err code(dti_conf *c, uint8_t *source, const char *const *opts) {
     for (const char *const *o = opts; o && *o; o += 2) {
         size_t i = find(o[0]);
         if (i == OPTIONS || table[i].kind == URL) return unknown(o[0]);
         if (!o[1]) return dti_fail(DTASK_EARGS, "The option %s has no value.", o[0]);
+        dtask_err err = dti_option_once(opts, o);
+        if (err) return err;
         dti_conf scratch = {0};
         char room[LINE_MAX_N];
         const char *value = line(i, o[0], o[1], room);
-        dtask_err err = set(&scratch, &table[i], value); // wrong even where another place wins
+        err = set(&scratch, &table[i], value); // wrong even where another place wins
         if (err) return err;
         uint8_t s = source[i] == DTI_SRC_URL ? source[0] : source[i];
         if (table[i].kind != LINES && s != DTI_SRC_DEFAULT && s != DTI_SRC_CODE) continue;
@@ -259,7 +267,24 @@ static dtask_err code(dti_conf *c, uint8_t *source, const char *const *opts) {
     return DTASK_OK;
 }
 
-dtask_err dti_conf_apply(dti_conf *c, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts) {
+// What a worker has of its own; all else is said once, for the app.
+static dtask_err check_worker(const char *const *opts) {
+    static const char *const names[] = {"slots", "prefetch", "lease", "grace", "max_parked", "types", NULL};
+    for (const char *const *o = opts; o && *o; o += 2) {
+        const char *const *name = names;
+        while (*name && strcmp(*name, o[0])) name++;
+        if (!*name && find(o[0]) == OPTIONS) return unknown(o[0]);
+        if (!*name)
+            return dti_fail(DTASK_EARGS, "The option %.100s is the app's, and does nothing for a worker: give it where the app is opened. "
+                "A worker has slots prefetch lease grace max_parked types.", o[0]);
+        if (!o[1]) break;        // `code` says so
+    }
+    return DTASK_OK;
+}
+
+dtask_err dti_conf_worker(dti_conf *c, uint8_t source[DTI_OPTIONS_MAX], const char *const *opts) {
+    dtask_err wrong = check_worker(opts);
+    if (wrong) return wrong;
     dti_conf tried = *c;
     uint8_t tried_source[DTI_OPTIONS_MAX];
     memcpy(tried_source, source, sizeof tried_source);

@@ -14,8 +14,9 @@
  * never prints, ends the process or touches signals. Only functions marked
  * "Waits" block for longer than a lock.
  *
- * OPTS: name, value, .., NULL; or NULL for none. Names as in Python; times in
- * seconds ("1.5", "90s", "5m", "2h", "1d"), sizes in bytes ("64KiB").
+ * OPTS: name, value, .., NULL; or NULL for none. Names as in Python, each once
+ * at most; times in seconds ("1.5", "90s", "5m", "2h", "1d"), sizes in bytes
+ * ("64KiB").
  * DTASK_OPTS("retries", "3", "id", "job-7") writes one.
  *
  * FMT: "[name:]type ..", one letter a value, then the values:
@@ -196,7 +197,8 @@ DTASK_API void dtask_say(dtask_task *task, int syslog_level, const char *printf_
 
 /* opts: slots (threads for C handlers; default: processors), prefetch, lease,
  * grace, max_parked, types ("a,b": serves only these; a callback of
- * dtask_worker_on_complete is one by its name there). */
+ * dtask_worker_on_complete is one by its name there). What the file or the
+ * environment says goes before. EARGS: another option, also one of the app's. */
 DTASK_API dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker **out);
 /* Before start. signature may be NULL: "path:s offset:i -> i; retries=3".
  * EARGS: malformed. ECONFLICT: added before. */

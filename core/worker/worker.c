@@ -97,7 +97,7 @@ dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker
     if (!w) return dti_fail(DTASK_ENOMEM, "no memory for a worker");
     w->conf = app->conf;
     memcpy(w->source, app->source, sizeof w->source);
-    err = dti_conf_apply(&w->conf, w->source, opts);
+    err = dti_conf_worker(&w->conf, w->source, opts);
     if (!err) err = links_new(w, app->engine->shards);
     if (err) {
         links_free(w);

@@ -9,6 +9,7 @@ the result gets the handler's own class where that is builtin or listed in
 from __future__ import annotations
 
 import builtins
+import math
 import traceback as tracebacks
 from collections.abc import Mapping
 from typing import Any
@@ -158,10 +159,16 @@ class Retry(Exception):
     """Raised by a handler: run this task again, whatever `retry_on` says.
 
     after: seconds from now, else by the type's backoff. counted: whether it is
-    one of the type's `retries`.
+    one of the type's `retries`. BadArguments: after is no number from 0, or
+    counted no bool.
     """
 
     def __init__(self, message: str = "", *, after: float | None = None, counted: bool = True) -> None:
+        number: object = after
+        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf):
+            raise BadArguments(f"Retry(after={after!r}): give seconds from now, a number from 0")
+        if not isinstance(counted, bool):
+            raise BadArguments(f"Retry(counted={counted!r}): give True or False")
         super().__init__(message)
         self.after = after
         self.counted = counted

@@ -335,6 +335,13 @@ def test_malformed_worker_options(app: App) -> None:
                 pass
 
 
+@pytest.mark.parametrize("name", ["retain", "max_payload", "engine_timeout", "log", "inline"])
+def test_an_option_of_the_app_given_to_a_worker(app: App, name: str) -> None:
+    with pytest.raises(BadArguments) as caught, app.worker(**{name: "1"}):
+        pass
+    said(caught.value, name, "the app's", "slots prefetch lease grace max_parked types")
+
+
 MANY = """
 import resource, sys
 from dynatask import App, DynataskError

@@ -1,8 +1,10 @@
 """Trying again: retries, backoff, retry_on, Retry, Fatal, timeout."""
 
 import asyncio
+import re
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,22 @@ def test_retry_whatever_retry_on_says_and_counted(app: App) -> None:
         assert attempts == [1, 2, 3]
         error = always.start().error()
         assert error is not None and error.attempts == 2 and "again" in error.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"after": -1}, "after=-1"),
+        ({"after": float("nan")}, "after=nan"),
+        ({"after": float("inf")}, "after=inf"),
+        ({"after": "1"}, "after='1'"),
+        ({"after": True}, "after=True"),
+        ({"counted": 0}, "counted=0"),
+    ],
+)
+def test_a_malformed_retry(wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadArguments, match=re.escape(word)):
+        Retry(**wrong)
 
 
 def test_retry_not_counted(app: App) -> None:

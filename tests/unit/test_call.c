@@ -74,6 +74,16 @@ Test(call, hash_is_of_type_and_arguments) {
     dti_arena_done(&arena);
 }
 
+Test(call, an_option_given_twice) {
+    dti_callopts o;
+    cr_assert(eq(int, dti_callopts_parse(&arena, DTASK_OPTS("retries", "3", "delay", "5", "retries", "3"), false, &o), DTASK_EARGS));
+    cr_assert(says("retries is given twice"), "%s", dtask_err_detail());
+    cr_assert(eq(int, dti_callopts_parse(&arena, DTASK_OPTS("tag.a", "1", "tag.b", "2", "tag.a", "1"), true, &o), DTASK_EARGS));
+    cr_assert(says("tag.a is given twice"), "%s", dtask_err_detail());
+    cr_assert(eq(int, dti_callopts_parse(&arena, DTASK_OPTS("tag.a", "1", "tag.b", "1"), true, &o), 0));
+    dti_arena_done(&arena);
+}
+
 Test(call, hash_of_a_key_is_of_that_alone) {
     const dti_typeinfo *a = type("a", NULL, (dtask_str){0}), *b = type("b", NULL, (dtask_str){0});
     const char *const *key = DTASK_OPTS("key", "k");

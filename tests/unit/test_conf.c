@@ -91,10 +91,33 @@ Test(conf, a_parameter_counts_as_its_url) {
 Test(conf, a_workers_options_rank_with_the_code) {
     file("dynatask.toml", "slots = 3\n");
     cr_assert(eq(int, load("memory:?prefetch=5", DTASK_OPTS("lease", "1")), 0));
-    cr_assert(eq(int, dti_conf_apply(&conf, source, DTASK_OPTS("slots", "9", "lease", "2", "prefetch", "6")), 0));
+    cr_assert(eq(int, dti_conf_worker(&conf, source, DTASK_OPTS("slots", "9", "lease", "2", "prefetch", "6")), 0));
     cr_assert(conf.slots == 3 && conf.lease_us == 2000000 && conf.prefetch == 6);
-    cr_assert(eq(int, dti_conf_apply(&conf, source, DTASK_OPTS("lease", "3", "slot", "9")), DTASK_EARGS));
+    cr_assert(eq(int, dti_conf_worker(&conf, source, DTASK_OPTS("lease", "3", "slot", "9")), DTASK_EARGS));
     cr_assert(conf.lease_us == 2000000); // nothing of a refused list
+}
+
+Test(conf, a_worker_refuses_what_is_the_apps) {
+    static const char *const own[] = {"slots", "prefetch", "lease", "grace", "max_parked", "types"};
+    cr_assert(eq(int, load("memory:", NULL), 0));
+    for (size_t i = 0; dti_conf_name(i); i++) {
+        const char *name = dti_conf_name(i);
+        bool its = false;
+        for (size_t k = 0; k < sizeof own / sizeof *own; k++) its |= !strcmp(own[k], name);
+        if (!strcmp(name, "kafka")) name = "kafka.any";
+        dtask_err err = dti_conf_worker(&conf, source, DTASK_OPTS(name, "1"));
+        cr_assert(eq(int, err, its ? 0 : DTASK_EARGS), "%s", name);
+        if (!its) cr_assert(strstr(dtask_err_detail(), name) && strstr(dtask_err_detail(), "the app's"), "%s", dtask_err_detail());
+    }
+}
+
+Test(conf, an_option_given_twice) {
+    cr_assert(eq(int, load("memory:", DTASK_OPTS("lease", "1", "grace", "1", "lease", "1")), DTASK_EARGS));
+    cr_assert(strstr(dtask_err_detail(), "lease is given twice") != NULL, "%s", dtask_err_detail());
+    cr_assert(eq(int, load("memory:", DTASK_OPTS("kafka.a", "1", "kafka.a", "2")), DTASK_EARGS));
+    cr_assert(eq(int, load("memory:", DTASK_OPTS("kafka.a", "1", "kafka.b", "2")), 0));
+    cr_assert(eq(int, dti_conf_worker(&conf, source, DTASK_OPTS("slots", "1", "slots", "2")), DTASK_EARGS));
+    cr_assert(strstr(dtask_err_detail(), "slots is given twice") != NULL);
 }
 
 Test(conf, pyproject_has_a_table) {
