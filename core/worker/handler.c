@@ -166,6 +166,10 @@ void dti_outcome_of(dtask_task *f, dtask_err err, dti_outcome *out) {
     }
     // An error that was its last word stands, though its code was not returned.
     if (!err) err = f->said;
+    if (err && f->w->app->closed) { // over its head: maybe that is all that went wrong
+        *out = DTI_O_UNWOUND;
+        return;
+    }
     const dti_sig *sig = f->h->info ? f->h->info->sig : NULL;
     if (!err && !f->become && !f->value.n && sig) err = dti_sig_check_result(sig, f->h->name, dti_str("\xc0", 1));
     if (!err) {

@@ -327,7 +327,10 @@ static dtask_err look_at_all(dtask_task *f) {
     dti_taskrow row;
     dtask_err err = dti_own_row(f, &row);
     if (err) return err;
-    if (row.open) return dti_fail(DTASK_ETIMEOUT, "%u children were not complete in time", row.open);
+    pthread_mutex_lock(&f->w->lock);
+    bool unsent = f->nunsent;    // the store has not heard of them
+    pthread_mutex_unlock(&f->w->lock);
+    if (row.open || unsent) return dti_fail(DTASK_ETIMEOUT, "%u%s children were not complete in time", row.open, unsent ? " and more" : "");
     if (!row.bad) return DTASK_OK;
     dti_arena mem = {0};
     uint32_t first[DTI_ERRORS_MAX], n = 0; // of those, whose errors are told
