@@ -10,7 +10,7 @@ import difflib
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Worker(With["Worker"]):
         self._stops = 0
         self._started = False
         self._changed = threading.Event()
+        self.begun: Callable[[list[str]], None] | None = None  # for the command line: told what is served, once it is
 
     # ---- life ------------------------------------------------------------------------
 
@@ -152,6 +153,7 @@ class Worker(With["Worker"]):
             from ._processes import Processes
 
             self._processes = Processes(app, processes, self._slots, self._types, self._plugins, options)
+            self._told(config)
             self._catch_up()
             return
         self._slots = self._slots or config["slots"] or None
@@ -174,7 +176,12 @@ class Worker(With["Worker"]):
             raise
         app.known_all()
         app.working_here.append(self)
+        self._told(config)
         self._catch_up()
+
+    def _told(self, config: Mapping[str, Any]) -> None:
+        if self.begun is not None:
+            self.begun([*(self._types or [name for name in config["types"].split(",") if name] or dict.fromkeys(self._served))])
 
     def _catch_up(self) -> None:
         """A stop that came while it was starting found nothing to stop."""

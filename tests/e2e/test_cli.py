@@ -242,6 +242,22 @@ def test_a_worker_of_types_that_are_not_there(sh: Shell) -> None:
     assert not (sh.folder / "jobs.db").exists()
 
 
+def test_a_worker_says_what_it_serves_once_it_does(sh: Shell) -> None:
+    """And before that nothing but what is wrong."""
+    for words in (("--grace", "-5"), ("--url", "sqlite:no/such/folder.db"), ("--url", "mysql://x")):
+        told = sh.refused("worker", *words, code=5 if "folder" in words[1] else 2)
+        assert told.startswith("dynatask: "), told
+    fib, plugin = f"{ROOT}/examples/fib/fib.py", BUILD / "examples/fib/fib.so"
+    command = sh.command("-a", fib, "worker", "--plugin", plugin)
+    process = subprocess.Popen(command, cwd=sh.folder, env=sh.env, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"dynatask worker {process.pid} of app fib serves fib, fib_c; SIGTERM drains\n"
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
 # ---- check ---------------------------------------------------------------------------------
 def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
     (sh.folder / "dynatask.toml").write_text('slots = 3\nlease = "20s"\n')
@@ -291,6 +307,13 @@ def test_doctor(sh: Shell, worker) -> None:
         (("jobs", "-a", "shop.py:add"), "App"),
         (("jobs", "--url", "mysql://x"), "mysql"),
         (("worker", "--slots", "many"), "slots"),
+        (("worker", "--slots", "0"), "from 1"),
+        (("worker", "-a", "shop.py", "--types", "ad"), "write add"),
+        (("-a", "nothing.py", "jobs"), "nothing.py"),
+        (("--url", "mysql://x", "jobs"), "mysql"),
+        (("start", "greet", "--nope"), "'--nope'"),
+        (("start", "--nope", "greet"), "'--nope'"),
+        (("jobs", "-a"), "dynatask jobs --help"),
         (("worker", "nobody"), "--plugin"),
         (("worker", "--plugin", "none.so"), "none.so"),
         (("watch",), "ID"),
@@ -327,6 +350,38 @@ def test_no_app_named(sh: Shell) -> None:
 def test_app_that_cannot_be_imported(sh: Shell) -> None:
     (sh.folder / "bad.py").write_text("import nothing_of_that_name\n")
     assert "bad.py:1" in sh.refused("jobs", "-a", "bad.py")
+
+
+def test_help(sh: Shell) -> None:
+    assert sh(code=2) == "" and sh.err == sh("--help")  # nothing said at all
+    listed = sh("--help").split("Commands:\n")[1].splitlines()
+    assert [line.split()[0] for line in listed] == "worker run start jobs show watch tree cancel config doctor".split()
+    assert not any(line.endswith("...") for line in listed)
+    for line in listed:
+        said = sh(line.split()[0], "--help")
+        assert "--app APP" in said and "--url URL" in said and "INTEGER" not in said and "TEXT" not in said
+
+
+def test_words_before_and_after_the_command(sh: Shell) -> None:
+    del sh.env["DYNATASK_APP"]
+    assert sh("-a", "shop.py", "run", "add", "1") == sh("run", "-a", "shop.py", "add", "1") == "11\n"
+    sh("--url", "sqlite:other.db", "-a", "shop.py", "start", "add", "1", "--id", "o")
+    assert "o" in sh("show", "o", "-a", "shop.py", "--url", "sqlite:other.db")
+    assert sh("-a", "shop.py", "run", "greet", "--", "--x") == '"--x"\n'
+
+
+@pytest.mark.parametrize("words", [("jobs",), ("config", "--json"), ("run", "add", "1")], ids=" ".join)
+def test_output_that_nobody_takes(sh: Shell, words: tuple[str, ...]) -> None:
+    """Its reader has gone, as of `| head`: not an error. Its disk is full: one."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(sh.command(*words), cwd=sh.folder, env=sh.env, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(sh.command(*words), cwd=sh.folder, env=sh.env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dynatask: standard output cannot be written: No space left") and "Traceback" not in done.stderr
 
 
 def test_help_does_not_import_rich(sh: Shell) -> None:

@@ -13,9 +13,11 @@ def main() -> None:
     """Runs the command line and exits. No traceback for what a user can mend."""
     import click
 
-    from . import commands, failures
+    from . import failures
 
     try:
+        from . import commands
+
         code = commands.cli.main(prog_name="dynatask", standalone_mode=False)
     except click.exceptions.Exit as end:
         code = end.exit_code
@@ -24,9 +26,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = failures.INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough
-        sys.stderr.close()
-        code = failures.OK
     except Exception as error:
         known = failures.of_error(error)
         if known is None:

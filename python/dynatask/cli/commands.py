@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from . import failures
+from . import failures, out
 from .failures import usage
 
 if TYPE_CHECKING:
@@ -20,60 +21,109 @@ F = TypeVar("F", bound=Callable[..., Any])
 APP_HELP = "module:app, a .py file, or an app's name; else DYNATASK_APP, else `app` of dynatask.toml."
 
 
+class Command(click.Command):
+    """Knows of every usage error which command it is of, for the hint."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+
+class Calling(Command):
+    """Its words are arguments, so one may be a negative number; else what begins with - is an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        free = len(args) - args.index("--") - 1 if "--" in args else 0  # so many words at the end are taken as they are
+        left = super().parse_args(ctx, args)
+        words: list[str] = [ctx.params["f"], *ctx.params["words"]]
+        for word in words[: len(words) - free]:
+            if word.startswith("-") and word != "-" and not re.match(r"-\.?\d", word):
+                raise click.UsageError(f"No such option '{word}'; an argument that begins with - goes after --", ctx)
+        return left
+
+
+class Commands(click.Group):
+    """In the order in which they are needed."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has seen enough
+            out.to_nothing()
+            return failures.OK
+
+
 def reads(command: F) -> F:
     """The options of every command that only looks."""
-    command = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")(command)
-    return acts(command)
+    return acts(click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")(command))
 
 
 def acts(command: F) -> F:
-    command = click.option("--url", help="The engine, like sqlite:jobs.db; else as configured.")(command)
+    command = click.option("--url", metavar="URL", help="The engine, like sqlite:jobs.db; else as configured.")(command)
     return click.option("--app", "-a", "app_spec", metavar="APP", help=APP_HELP)(command)
+
+
+def give(app_spec: str | None, url: str | None) -> None:
+    """What was said on the command line goes before the rest, here and in child processes."""
+    from . import target
+
+    for option, value in (("app", app_spec), ("url", url)):
+        if value is not None:
+            target.give(option, value)
 
 
 def open_app(app_spec: str | None, url: str | None) -> App:
     from . import target
 
-    if url is not None:
-        os.environ["DYNATASK_URL"] = url  # stronger than files and code, and inherited by child processes
-    return target.load_app(app_spec)
+    give(app_spec, url)
+    return target.load_app()
 
 
-def say(*lines: Any) -> None:
-    """Text with colour where that is wanted."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    for line in lines:
-        console.print(line, markup=False)
-
-
-def say_json(value: dict[str, Any]) -> None:
-    from . import view
-
-    click.echo(view.to_json(value))
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dynatask", prog_name="dynatask")
-def cli() -> None:
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dynatask", prog_name="dynatask", message="%(prog)s %(version)s")
+@acts
+@click.pass_context
+def cli(ctx: click.Context, app_spec: str | None, url: str | None) -> int:
     """Jobs that grow while they run.
 
-    Exit codes: 0 ok, 1 the job failed, 2 usage, 3 not found, 4 cancelled, 5 the engine cannot be reached, 6 timeout.
+    APP and the engine may be named before the command or after it.
+
+    Exit codes: 0 ok, or drained; 1 the job failed; 2 usage; 3 not found; 4 cancelled; 5 the engine cannot be reached; 6 timeout.
     """
+    give(app_spec, url)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(failures.USAGE)
+    return failures.OK
 
 
 # ---- serve -------------------------------------------------------------------------
 @cli.command()
-@click.argument("app_spec", metavar="[APP]", required=False)
+@click.argument("place", metavar="[APP]", required=False)
 @click.option("--plugin", "plugins", multiple=True, metavar="X.so", help="Load C handlers; repeatable.")
 @click.option("--slots", multiple=True, metavar="N|TYPE=N", help="Handlers at once, in all or of a type; repeatable.")
-@click.option("--processes", type=click.IntRange(1), help="Processes for Python handlers.")
-@click.option("--types", help="Serve only these, like a,b.")
-@click.option("--grace", metavar="S", help="Time to finish after SIGTERM, like 30s.")
+@click.option("--processes", type=click.IntRange(1, 256), metavar="N", help="Processes for Python handlers.")
+@click.option("--types", metavar="A,B", help="Serve only these.")
+@click.option("--grace", metavar="TIME", help="For handlers to end after SIGTERM, like 30s.")
 @click.option("--reload", is_flag=True, help="Begin anew when code changes; for development.")
-@click.option("--url", help="The engine, like sqlite:jobs.db; else as configured.")
+@acts
 def worker(
+    place: str | None,
     app_spec: str | None,
     plugins: Sequence[str],
     slots: Sequence[str],
@@ -83,17 +133,17 @@ def worker(
     reload: bool,
     url: str | None,
 ) -> int:
-    """Run the tasks of APP until SIGTERM.
+    """Run the tasks of APP until SIGTERM or Ctrl-C.
 
-    SIGTERM or Ctrl-C drains: no new tasks, running ones get the grace time, the rest is given back. A second one stops
-    at once, and loses nothing either.
+    These drain: no new tasks, running ones get the grace time, the rest is given back. A second one stops at once, and
+    loses nothing either.
     """
     options: dict[str, Any] = {"plugins": list(plugins)}
     each: dict[str, int] = {}
     for word in slots:
         name, eq, number = word.rpartition("=")
         if not number.isdecimal() or int(number) < 1 or (eq and not name):
-            raise usage(f"--slots {word}: give a number, or TYPE=number", "dynatask worker --help")
+            raise usage(f"--slots {word}: give a number from 1, or TYPE=number", "dynatask worker --help")
         if eq:
             each[name] = int(number)
         else:
@@ -112,19 +162,20 @@ def worker(
     if reload:
         from . import reload as reloading
 
-        return reloading.run([word for word in sys.argv[2:] if word != "--reload"], plugins)
-    app = open_app(app_spec, url)
+        return reloading.run([word for word in sys.argv[1:] if word != "--reload"], plugins)
+    app = open_app(place if place is not None else app_spec, url)
     if not app.types and not plugins:
         raise usage(f"the app {app.name} has no handlers here: name its module or file, or a --plugin", "dynatask worker --help")
     worker = app.worker(**options)
-    served = [name for name in wanted or each or app.types] + [os.path.basename(plugin) for plugin in plugins]
-    click.echo(f"dynatask worker {os.getpid()} of app {app.name}: {', '.join(served)}; SIGTERM drains", err=True)
+    worker.begun = lambda served: click.echo(
+        f"dynatask worker {os.getpid()} of app {app.name} serves {', '.join(served)}; SIGTERM drains", err=True
+    )
     worker.run()
     return failures.OK
 
 
 # ---- start ----------------------------------------------------------------------------
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Calling, context_settings={"ignore_unknown_options": True})
 @click.argument("f", metavar="F")
 @click.argument("words", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--plugin", "plugins", multiple=True, metavar="X.so", help="Load C handlers; repeatable.")
@@ -140,14 +191,14 @@ def run(f: str, words: Sequence[str], plugins: Sequence[str], app_spec: str | No
     args, named = target.bound(function, words)
     with app.worker(plugins=list(plugins)):
         result = function.start(*args, **named).result()
-    click.echo(view.any_json(result))
+    out.data(view.any_json(result))
     return failures.OK
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(cls=Calling, context_settings={"ignore_unknown_options": True})
 @click.argument("f", metavar="F")
 @click.argument("words", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
-@click.option("--id", "job_id", help="The job's id. The same id and call again: the same job.")
+@click.option("--id", "job_id", metavar="ID", help="The job's id. The same id and call again: the same job.")
 @acts
 def start(f: str, words: Sequence[str], job_id: str | None, app_spec: str | None, url: str | None) -> None:
     """Start F as a job for the workers, and print its id. F and ARGS as for `run`."""
@@ -157,21 +208,20 @@ def start(f: str, words: Sequence[str], job_id: str | None, app_spec: str | None
     args, named = target.bound(function, words)
     if job_id is not None:
         function = function.using(id=job_id)
-    click.echo(function.start(*args, **named).id)
+    out.data(function.start(*args, **named).id)
 
 
 def load_type(spec: str, app_spec: str | None, url: str | None) -> Any:
     from . import target
 
-    if url is not None:
-        os.environ["DYNATASK_URL"] = url
-    return target.load_type(spec, app_spec)
+    give(app_spec, url)
+    return target.load_type(spec)
 
 
 # ---- look --------------------------------------------------------------------------------
 @cli.command()
 @click.argument("query", nargs=-1)
-@click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
+@click.option("--limit", "-n", metavar="N", default=20, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
 @reads
 def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, url: str | None) -> None:
     """List jobs, the newest first.
@@ -182,40 +232,40 @@ def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, 
 
     found = open_app(app_spec, url).jobs(" ".join(query), limit)
     if as_json:
-        say_json({"jobs": [view.job_json(info) for info in found]})
+        out.json({"jobs": [view.job_json(info) for info in found]})
     elif not found:
-        say("no jobs" + (f" for {' '.join(query)}" if query else " yet; dynatask start F ARGS makes one"))
+        out.say("no jobs" + (f" for {' '.join(query)}" if query else " yet; dynatask start F ARGS makes one"))
     else:
-        say(view.job_table(found))
+        out.say(view.job_table(found))
 
 
 @cli.command()
 @click.argument("id")
 @reads
 def show(id: str, as_json: bool, app_spec: str | None, url: str | None) -> None:
-    """Show a job, or a task by its id JOB/N: state, times, arguments, result or error."""
+    """Show a job, or a task by its id JOB/N, with its result or error."""
     from . import read, view
 
     app = open_app(app_spec, url)
     if "/" in id:
         task = read.task(app, id)
         if as_json:
-            say_json({"task": {**view.task_json(task), "result": read.result(app, id)}})
+            out.json({"task": {**view.task_json(task), "result": read.result(app, id)}})
         else:
-            say(*view.fields([*view.task_fields(task), ("result", view.short(read.result(app, id), 1000))]), *(view.failure_lines(task.error) if task.error else ()))
+            out.say(*view.fields([*view.task_fields(task), ("result", view.short(read.result(app, id), 1000))]), *(view.failure_lines(task.error) if task.error else ()))
         return
     job = read.job(app, id)
     info = job.info()
     if as_json:
-        say_json({"job": {**view.job_json(info), "result": read.result(app, f"{id}/0")}})
+        out.json({"job": {**view.job_json(info), "result": read.result(app, f"{id}/0")}})
     else:
-        say(*view.fields([*view.job_fields(info), ("result", view.short(read.result(app, f"{id}/0"), 1000))]), *(view.failure_lines(info.error) if info.error else ()))
+        out.say(*view.fields([*view.job_fields(info), ("result", view.short(read.result(app, f"{id}/0"), 1000))]), *(view.failure_lines(info.error) if info.error else ()))
 
 
 @cli.command()
 @click.argument("id")
 @click.option("--timeout", type=click.FloatRange(0), metavar="S", help="Give up after so many seconds, with exit code 6.")
-@click.option("--depth", default=4, show_default=True, type=click.IntRange(1, 50), help="Levels before recursion folds.")
+@click.option("--depth", metavar="N", default=4, show_default=True, type=click.IntRange(1, 50), help="Levels before recursion folds.")
 @reads
 def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: str | None, url: str | None) -> int:
     """Follow a job to its end; the exit code says how it ended.
@@ -238,7 +288,7 @@ def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: s
 
 @cli.command()
 @click.argument("id")
-@click.option("--depth", type=click.IntRange(1, 50), help="So many levels. [4; with --expand 3]")
+@click.option("--depth", metavar="N", type=click.IntRange(1, 50), help="So many levels.  [default: 4; with --expand 3]")
 @click.option("--expand", is_flag=True, help="Each task on a line of its own, the first 1,000.")
 @reads
 def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str | None, url: str | None) -> None:
@@ -252,17 +302,17 @@ def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str 
     if expand:
         root = job.tree(depth or 3, 1000)
         if as_json:
-            say_json({"job": view.job_json(info), "tree": view.task_json(root)})
+            out.json({"job": view.job_json(info), "tree": view.task_json(root)})
         else:
-            say(view.header(info), *view.task_lines(root))
+            out.say(view.header(info), *view.task_lines(root))
         return
     merged = Merged(depth or 4)
     merged.finish(read.rows(app, job.id), info.counts.added)
     languages = read.languages(app)()
     if as_json:
-        say_json({"job": view.job_json(info), "merged": view.line_json(merged.root, languages) if merged.root else None})
+        out.json({"job": view.job_json(info), "merged": view.line_json(merged.root, languages) if merged.root else None})
     else:
-        say(*view.job_lines(info, merged, languages))
+        out.say(*view.job_lines(info, merged, languages))
 
 
 # ---- act ------------------------------------------------------------------------------------
@@ -274,7 +324,7 @@ def cancel(id: str, app_spec: str | None, url: str | None) -> None:
     from . import read
 
     app = open_app(app_spec, url)
-    say(f"cancelling {id}: dynatask watch {id}" if read.job(app, id).cancel() else f"{id} had ended; nothing changed")
+    out.say(f"cancelling {id}: dynatask watch {id}" if read.job(app, id).cancel() else f"{id} had ended; nothing changed")
 
 
 # ---- check ----------------------------------------------------------------------------------
@@ -286,15 +336,18 @@ def config(as_json: bool, app_spec: str | None, url: str | None) -> None:
 
     options = read.config(open_app(app_spec, url))
     if as_json:
-        say_json({"options": [option._asdict() for option in options]})
+        out.json({"options": [option._asdict() for option in options]})
     else:
-        say(view.table(options[0]._fields, [[str(value) for value in option] for option in options]))
+        out.say(view.table(options[0]._fields, [[str(value) for value in option] for option in options]))
 
 
 @cli.command()
 @reads
 def doctor(as_json: bool, app_spec: str | None, url: str | None) -> int:
-    """Check the engine, its files, its workers, and whether every type is served."""
+    """Check the engine, its files or server, its workers and types.
+
+    Each line is ok, warn or bad, and says what to do. Exit code 1: something is bad; 5: the engine cannot be opened.
+    """
     from . import doctor as checking
 
     return checking.run(lambda: open_app(app_spec, url), as_json)

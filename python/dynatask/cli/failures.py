@@ -11,7 +11,7 @@ import sys
 import click
 
 OK, FAILED, USAGE, NOT_FOUND, CANCELLED, ENGINE, TIMEOUT = range(7)
-INTERRUPTED = 130  # as shells say of SIGINT
+INTERRUPTED, UNREAD = 130, 141  # as shells say of SIGINT and SIGPIPE
 
 END_CODES = {"succeeded": OK, "failed": FAILED, "cancelled": CANCELLED}
 

@@ -47,7 +47,7 @@ def state(plugins: Sequence[str]) -> dict[str, int]:
 
 
 def run(words: Sequence[str], plugins: Sequence[str]) -> int:
-    """words: the worker's own. The exit code is its last one's."""
+    """words: the command line of the worker itself. The exit code is its last one's."""
     stops = 0
     seen = state(plugins)
     child = start(words)
@@ -80,4 +80,4 @@ def run(words: Sequence[str], plugins: Sequence[str]) -> int:
 
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     # In a group of its own, so that Ctrl-C reaches it once, through us.
-    return subprocess.Popen([sys.executable, "-m", "dynatask", "worker", *words], start_new_session=True)
+    return subprocess.Popen([sys.executable, "-m", "dynatask", *words], start_new_session=True)

@@ -26,12 +26,21 @@ from .failures import Failure, usage
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
+given: set[str] = set()  # options that stand on the command line
+
+
+def give(option: str, value: str) -> None:
+    """Stronger than the environment, files and code, and inherited by child processes."""
+    given.add(option)
+    os.environ[f"DYNATASK_{option.upper()}"] = value
+
 
 def configured(option: str) -> tuple[str, str] | None:
     """Its value and where it stands: the environment, else dynatask.toml, else [tool.dynatask] in pyproject.toml."""
     variable = f"DYNATASK_{option.upper()}"
-    if value := os.environ.get(variable):
-        return value, variable
+    value = os.environ.get(variable)
+    if value or (value is not None and option in given):
+        return value, f"--{option}" if option in given else variable
     for file, path in ((Path("dynatask.toml"), ()), (Path("pyproject.toml"), ("tool", "dynatask"))):
         if not file.is_file():
             continue
@@ -65,7 +74,7 @@ def address(app: App) -> tuple[str, str]:
     return re.sub(r"(://[^:@/?]*):[^@/?]*@", r"\1:***@", url), source
 
 
-def load_app(spec: str | None) -> App:
+def load_app(spec: str | None = None) -> App:
     if spec is None and (found := configured("app")):
         spec = found[0]
     if not spec:
@@ -128,10 +137,10 @@ def app_of(module: ModuleType, name: str | None) -> App:
     raise usage(f"{module.__name__} has {len(apps)} apps: say which, as {module.__name__}:NAME")
 
 
-def load_type(spec: str, app_spec: str | None) -> tuple[App, TaskType[..., Any]]:
+def load_type(spec: str) -> tuple[App, TaskType[..., Any]]:
     if "::" in spec:
-        app_spec, _, name = spec.partition("::")
-        app = load_app(app_spec)
+        place, _, name = spec.partition("::")
+        app = load_app(place)
         return app, read.type_of(app, name)
     if ":" in spec:
         place, _, attribute = spec.rpartition(":")
@@ -141,7 +150,7 @@ def load_type(spec: str, app_spec: str | None) -> tuple[App, TaskType[..., Any]]
             raise usage(f"{place} has no task type '{attribute}'")
         function = cast("TaskType[..., Any]", found)
         return read.app_of(function), function
-    app = load_app(app_spec)
+    app = load_app()
     return app, read.type_of(app, spec)
 
 
