@@ -230,18 +230,22 @@ static dtask_err wait_rung(dtask_job *job, dti_bell *bell, int64_t until) {
     dti_awaited end;
     dtask_err none = dti_job_bell(job, &end);
     if (none) return none;
-    for (;;) {
-        bool ended;
-        ops->bell_asleep(bell, NULL, 0, &end);
+    for (bool ended, asleep = false;;) {
+        if (!asleep) ops->bell_asleep(bell, NULL, 0, &end);
+        asleep = true;
         dtask_err err = dti_job_look(job, &ended);
         if (err || ended) return err;
         int64_t left = until < 0 ? INT64_MAX : until - dti_mono_us();
         if (left <= 0) return dti_fail(DTASK_ETIMEOUT, "%s is not complete yet.", job->id);
         int ms = left > BACKSTOP_MS * 1000 ? BACKSTOP_MS : (int)((left + 999) / 1000);
         struct pollfd fd = {.fd = ops->bell_fd(bell), .events = POLLIN};
-        poll(&fd, 1, ms);
-        ops->bell_awake(bell);
+        bool rung = poll(&fd, 1, ms) > 0;
         if ((err = dti_app_check(job->app))) return err;
+        if (!rung) continue;     // it sleeps on
+        ops->bell_awake(bell);
+        asleep = false;
+        // Mostly it has ended, and the bell need not be told anything.
+        if ((err = dti_job_look(job, &ended)) || ended) return err;
     }
 }
 

@@ -229,17 +229,26 @@ static void silent(redisContext *c) {
     freeReplyObject(r);
 }
 
-static void asleep(const char *bell, uint64_t no, const char *job) {
+static void asleep_for(const char *bell, uint64_t no, const uint32_t *types, size_t n, const char *job) {
     dti_buf header = {0}, op = {0};
     dti_redis_put_header(&header, 0, dti_strz(run_id), 0);
-    dti_redis_put_asleep(&op, dti_strz(bell), no, &type, no ? 1 : 0, dti_strz(job), 2);
+    dti_redis_put_asleep(&op, dti_strz(bell), no, types, n, dti_strz(job), 2, 1);
     cr_assert_eq(say(&header, &op, 1, dti_redis_function), DTASK_OK);
     cr_assert_eq(dti_redis_take_value(&answer, NULL), DTASK_OK);
     dti_buf_done(&header);
     dti_buf_done(&op);
 }
 
-static void awake(dti_buf *b) { dti_redis_put_awake(b, dti_strz("one")); }
+static void asleep(const char *bell, uint64_t no, const char *job) { asleep_for(bell, no, &type, no ? 1 : 0, job); }
+
+static uint32_t other_type(void) {
+    dti_hello_type t = {.name = dti_strz("other"), .version = 1, .crashes = 3};
+    dti_op hello = {.kind = DTI_OP_HELLO, .hello = {.name = dti_strz("w2"), .lease_us = 60000000, .types = &t, .ntypes = 1}};
+    call(&hello, 1);
+    return t.no;
+}
+
+static void awake(dti_buf *b) { dti_redis_put_awake(b, dti_strz("one"), worker + 1, (dtask_str){0}); }
 
 Test(redis_script, ready_tasks_ring_as_many_sleepers_and_skip_those_that_nobody_hears) {
     redisContext *one = listener("one"), *two = listener("two");
@@ -257,9 +266,46 @@ Test(redis_script, ready_tasks_ring_as_many_sleepers_and_skip_those_that_nobody_
     call(&op, 1);
     silent(one);
     silent(two);
-    redisReply *r = redis_server_say(&at, "KEYS %s", "*sleep*");
+    redisReply *r = redis_server_say(&at, "KEYS %s", "*bell:gone*");
     cr_assert_eq(r->elements, 0);
     freeReplyObject(r);
+    redisFree(one);
+    redisFree(two);
+}
+
+Test(redis_script, who_is_rung_sleeps_again_for_all_that_it_slept_for) {
+    redisContext *one = listener("one");
+    uint32_t served[2] = {type, other_type()};
+    for (int round = 0; round < 3; round++) { // rung for the one, then for the other
+        for (int i = 0; i < 2; i++) {
+            asleep_for("one", worker + 1, served, 2, "");
+            char id[16];
+            snprintf(id, sizeof id, "job-%d-%d", round, i);
+            dti_op op = start_of(id);
+            op.start.task.type = served[(round + i) % 2];
+            call(&op, 1);
+            heard(one);
+            silent(one);
+        }
+    }
+    // Awake it stands in the list of the other type: who serves that is not told that somebody sleeps.
+    dti_want want;
+    dti_op turn = turn_of(&want, 0);
+    call(&turn, 1);
+    cr_assert_eq(answer.nhungry, 0);
+    redisFree(one);
+}
+
+Test(redis_script, who_sleeps_for_another_type_than_before_is_not_rung_for_that) {
+    redisContext *one = listener("one"), *two = listener("two");
+    uint32_t other = other_type();
+    asleep_for("two", worker + 2, &type, 1, "");
+    asleep_for("one", worker + 1, &type, 1, "");
+    asleep_for("one", worker + 1, &other, 1, "");
+    dti_op op = start_of("a");
+    call(&op, 1);
+    heard(two);
+    silent(one);
     redisFree(one);
     redisFree(two);
 }

@@ -35,8 +35,9 @@ static void tell(dti_bell *b, bool asleep, bool wake) {
     if (!c) return;
     c->bell = c->left = true;
     dtask_str name = dti_str(b->name, strlen(b->name));
-    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, dti_str(b->end, b->nend), atomic_load(&r->engine.era));
-    else dti_redis_put_awake(&op, name);
+    dtask_str end = dti_str(b->end, b->nend);
+    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, end, atomic_load(&r->engine.era), b->nap);
+    else dti_redis_put_awake(&op, name, b->worker, end);
     dti_redis_put_wire(c, &op);
     dti_buf_done(&op);
     if (c->wire.failed) {
@@ -101,11 +102,14 @@ void dti_redis_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const d
     dti_redis *r = b->at;
     if (r->forks != dti_forks()) return;
     pthread_mutex_lock(&r->lock);
+    bool other = b->nend && (!end || b->nend != end->id.n || memcmp(b->end, end->id.p, b->nend) != 0);
+    if (b->asleep && !b->rung && other) tell(b, false, false); // each sleep is left before the next one
     b->ntypes = 0;
     for (size_t i = 0; i < n && dti_grow(&b->types, b->ntypes, &b->ctypes, sizeof *b->types); i++) b->types[b->ntypes++] = types[i];
     b->nend = end && end->id.n < sizeof b->end ? end->id.n : 0;
     if (b->nend) memcpy(b->end, end->id.p, b->nend);
     b->rung = false;
+    b->nap++;
     tell(b, true, false); // the look that comes now takes it along
     pthread_mutex_unlock(&r->lock);
 }

@@ -261,8 +261,9 @@ void dti_redis_put_header(dti_buf *b, int64_t now, dtask_str run_id, unsigned fl
     dti_mp_put_uint(b, flags);
 }
 
-void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era) {
-    dti_mp_put_array(b, 6);
+void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era,
+    uint32_t nap) {
+    dti_mp_put_array(b, 7);
     dti_mp_put_uint(b, DTI_REDIS_OP_ASLEEP);
     dti_mp_put_str(b, bell);
     dti_mp_put_uint(b, worker);
@@ -270,12 +271,15 @@ void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uin
     for (size_t i = 0; i < n; i++) dti_mp_put_uint(b, types[i]);
     dti_mp_put_str(b, job_id);
     dti_mp_put_uint(b, era);
+    dti_mp_put_uint(b, nap);
 }
 
-void dti_redis_put_awake(dti_buf *b, dtask_str bell) {
-    dti_mp_put_array(b, 2);
+void dti_redis_put_awake(dti_buf *b, dtask_str bell, uint64_t worker, dtask_str job_id) {
+    dti_mp_put_array(b, 4);
     dti_mp_put_uint(b, DTI_REDIS_OP_AWAKE);
     dti_mp_put_str(b, bell);
+    dti_mp_put_uint(b, worker);
+    dti_mp_put_str(b, job_id);
 }
 
 void dti_redis_put_init(dti_buf *b, uint64_t salt, unsigned shards) {

@@ -62,6 +62,7 @@ struct dti_bell {
     bool said, subscribed, gone, again; // again: it was subscribed before, and may have missed a ring
     bool asleep, rung;           // as the shard knows it
     int64_t said_at;             // asleep: when the shard was told
+    uint32_t nap;                // how often it fell asleep
     uint32_t *types; size_t ntypes, ctypes;
     char end[224]; size_t nend;  // id of the job or task that it waits for
 };

@@ -1,93 +1,153 @@
 -- Who sleeps, and who is rung for what this run did.
 --
--- sleep:<type> and sleep:w (any worker) hold bells by the time they fell
--- asleep, wait:<id> those that wait for the end of a job or task; waits is
--- there while anybody does. bell:<bell> says in which of them it is, and is
--- gone after a minute, as the others are. A bell
--- that nobody listens to is taken out, and the next one is rung.
+-- A worker's bell stands in sleep:<type> and sleep:w (any worker) by the time
+-- it came in, and bell:<bell> says how: worker, types, '', out, at. Rung, it is
+-- taken out of that one list (`out`; '': of none), for the next `asleep` puts it
+-- back there; in the others it stands on, awake. After TTL/3 it comes in anew
+-- everywhere, which is ahead of when its record or a list expires, a minute
+-- after the last that came in. wait:<id> holds bells that wait for the end of
+-- a job or task, by their number of this sleep; waits is there while anybody
+-- does. A bell that nobody listens to is forgotten, and the next one is rung.
 lazy(function()
-local function sleeper(bell) -- worker, types, id
+local function bell_record(bell) -- worker, types, '', out, at; out is nil: it sleeps
     local s = call('GET', P .. 'bell:' .. bell)
     if s then return mpu(s) end
 end
 
-local function take_out(bell)
-    local worker, type_nos, id = sleeper(bell)
-    if not worker then return end
-    for _, no in ipairs(type_nos) do call('ZREM', P .. 'sleep:' .. no, bell) end
-    if worker ~= 0 then
-        call('ZREM', P .. 'sleep:w', bell)
-        call('HDEL', P .. 'bellof', worker)
+local function put_record(bell, worker, type_nos, out, at)
+    call('SET', P .. 'bell:' .. bell, mp(worker, type_nos, '', out, at), 'EX', TTL)
+end
+
+local function has(list, x)
+    for i = 1, #list do
+        if list[i] == x then return true end
     end
-    if id ~= '' then call('ZREM', P .. 'wait:' .. id, bell) end
+    return false
+end
+
+local function forget(bell, worker)
+    call('HDEL', P .. 'bellof', worker)
     call('DEL', P .. 'bell:' .. bell)
 end
 
-local function ring(bell) -- true: somebody heard it
-    take_out(bell)
-    return call('PUBLISH', P .. 'b:' .. bell, '') > 0
+local function take_out(bell)
+    local worker, type_nos = bell_record(bell)
+    if not worker then return end
+    for _, no in ipairs(type_nos) do call('ZREM', P .. 'sleep:' .. no, bell) end
+    call('ZREM', P .. 'sleep:w', bell)
+    forget(bell, worker)
 end
 
--- Rings up to n of a list, those that fell asleep last.
-local function ring_some(key, n)
+-- What came out of a list, or is asked by its number: no is a type, 'w', or
+-- nil. True: it slept for that, and somebody heard it.
+local function ring(bell, no)
+    local worker, type_nos, _, out, at = bell_record(bell)
+    if not worker then return false end
+    if no and no ~= 'w' and not has(type_nos, no) then return false end -- of an earlier sleep
+    if out then
+        if no then call('DEL', P .. 'bell:' .. bell) end -- it is in two lists no more: it comes in anew
+        return false
+    end
+    if call('PUBLISH', P .. 'b:' .. bell, '') == 0 then
+        forget(bell, worker)
+        return false
+    end
+    put_record(bell, worker, type_nos, no and P .. 'sleep:' .. no or '', at)
+    return true
+end
+
+-- Rings up to n of a list, those that came in last.
+local function ring_some(no, n)
     while n > 0 do
-        local got = call('ZPOPMAX', key)
+        local got = call('ZPOPMAX', P .. 'sleep:' .. no)
         if not got[1] then return end
-        if ring(got[1]) then n = n - 1 end
+        if ring(got[1], no) then n = n - 1 end
     end
 end
 
--- 2 bell, 3 worker, 4 types, 5 id of a job or a task
+local function same(a, b)
+    if #a ~= #b then return false end
+    for i = 1, #a do
+        if a[i] ~= b[i] then return false end
+    end
+    return true
+end
+
+local function sleeps(bell, worker, type_nos)
+    local ms = floor(now / 1000)
+    local was, types_were, _, out, at = bell_record(bell)
+    if was == worker and at and ms - at < TTL * 1000 / 3 and same(types_were, type_nos) then
+        if not out then return end
+        if out ~= '' then call('ZADD', out, at, bell) end
+        put_record(bell, worker, type_nos, nil, at)
+        return
+    end
+    if was then take_out(bell) end
+    local function enter(key)
+        call('ZADD', key, ms, bell)
+        call('ZREMRANGEBYSCORE', key, '-inf', ms - TTL * 1000)
+        call('EXPIRE', key, TTL)
+    end
+    for _, no in ipairs(type_nos) do enter(P .. 'sleep:' .. no) end
+    enter(P .. 'sleep:w')
+    call('HSET', P .. 'bellof', worker, bell)
+    put_record(bell, worker, type_nos, nil, ms)
+end
+
+-- 2 bell, 3 worker, 4 types, 5 id of a job or a task, 7 its number of this sleep
 function dt.op_asleep(op)
-    local bell, worker, type_nos, id = op[2], op[3] or 0, op[4] or NONE, op[5] or ''
+    local bell, worker, type_nos, id, nap = op[2], op[3] or 0, op[4] or NONE, op[5] or '', op[7] or 0
     insert(fx.bells, function()
-        take_out(bell)
-        local at = floor(now / 1000)
-        local function enter(key)
-            call('ZADD', key, at, bell)
-            call('ZREMRANGEBYSCORE', key, '-inf', at - TTL * 1000)
-            call('EXPIRE', key, TTL)
-        end
-        for _, no in ipairs(type_nos) do enter(P .. 'sleep:' .. no) end
-        if worker ~= 0 then
-            enter(P .. 'sleep:w')
-            call('HSET', P .. 'bellof', worker, bell)
-        end
-        if id ~= '' then
-            enter(P .. 'wait:' .. id)
-            call('SET', P .. 'waits', '', 'EX', TTL)
-        end
-        call('SET', P .. 'bell:' .. bell, mp(worker, type_nos, id), 'EX', TTL)
+        if worker ~= 0 then sleeps(bell, worker, type_nos) end
+        if id == '' then return end
+        call('ZADD', P .. 'wait:' .. id, nap, bell)
+        call('EXPIRE', P .. 'wait:' .. id, TTL)
+        call('SET', P .. 'waits', '', 'EX', TTL)
     end)
     return NONE
 end
 
+-- 2 bell, 3 worker, 4 id that it waited for
 function dt.op_awake(op)
-    insert(fx.bells, function() take_out(op[2]) end)
+    local bell, worker, id = op[2], op[3] or 0, op[4] or ''
+    insert(fx.bells, function()
+        if worker ~= 0 then take_out(bell) end
+        if id ~= '' then call('ZREM', P .. 'wait:' .. id, bell) end
+    end)
     return NONE
+end
+
+-- Of up to PAGE that came in last, those that sleep, and are another's: their types.
+local PAGE = 64
+local function sleepers(no, worker)
+    local bells = call('ZREVRANGEBYSCORE', P .. 'sleep:' .. no, '+inf', floor(now / 1000) - TTL * 1000, 'LIMIT', 0, PAGE)
+    local n, of = #bells, {}
+    if n == 0 then return of, false end
+    for i = 1, n do bells[i] = P .. 'bell:' .. bells[i] end
+    for _, s in ipairs(call('MGET', unpack(bells))) do
+        if s then
+            local w, type_nos, _, out = mpu(s)
+            if w ~= worker and not out then
+                for _, t in ipairs(type_nos) do of[t] = true end
+            end
+        end
+    end
+    return of, n == PAGE
 end
 
 -- Types of a turn's wants for which a bell sleeps that is not the worker's.
 function dt.hungry(worker, want, out)
     if #want == 0 then return end
-    local keys = {}
-    for i, w in ipairs(want) do keys[i] = P .. 'sleep:' .. w[1] end
-    if call('EXISTS', unpack(keys)) == 0 then return end
-    local own = call('HGET', P .. 'bellof', worker)
-    for i, w in ipairs(want) do
-        for _, bell in ipairs(call('ZREVRANGEBYSCORE', keys[i], '+inf', floor(now / 1000) - TTL * 1000, 'LIMIT', 0, 2)) do
-            if bell ~= own then
-                insert(out, w[1])
-                break
-            end
-        end
+    local of, more = sleepers('w', worker)
+    for _, w in ipairs(want) do
+        if of[w[1]] or (more and sleepers(w[1], worker)[w[1]]) then insert(out, w[1]) end
     end
 end
 
 -- Something is due later: one worker is rung, whose sweep hears when. With one
 -- shard every worker looks each second; with more of them, not in each.
 function dt.ring_later()
-    insert(fx.bells, function() ring_some(P .. 'sleep:w', 1) end)
+    insert(fx.bells, function() ring_some('w', 1) end)
 end
 
 function dt.ring()
@@ -98,13 +158,13 @@ function dt.ring()
     end
     for _, no in ipairs(fx.types) do
         local n = fx.readied[no] - (fx.taken[no] or 0) -- what it has claimed itself needs nobody
-        if n > 0 then ring_some(P .. 'sleep:' .. no, n) end
+        if n > 0 then ring_some(no, n) end
     end
     for _, no in ipairs(fx.workers) do
         local bell = call('HGET', P .. 'bellof', no)
         if bell then ring(bell) end
     end
-    if fx.todo then ring_some(P .. 'sleep:w', 1) end
+    if fx.todo then ring_some('w', 1) end
     if #fx.ends == 0 or call('EXISTS', P .. 'waits') == 0 then return end
     local keys = {}
     for i, t in ipairs(fx.ends) do keys[i] = P .. 'wait:' .. dt.task_id(t.job, t.ord) end
@@ -112,7 +172,8 @@ function dt.ring()
         local last = min(from + 999, #keys)
         if call('EXISTS', unpack(keys, from, last)) > 0 then
             for i = from, last do
-                for _, bell in ipairs(call('ZRANGE', keys[i], 0, -1)) do ring(bell) end
+                for _, bell in ipairs(call('ZRANGE', keys[i], 0, -1)) do call('PUBLISH', P .. 'b:' .. bell, '') end
+                call('DEL', keys[i])
             end
         end
     end

@@ -6,11 +6,14 @@ room(function()
 -- ---- sorted sets, walked in order -------------------------------------------------------
 -- An entry: s its score, a, b its place among equals, m the member. `win` is
 -- what was read, `add` what this run adds, both in order; `over` says of a
--- member what this run made of it: its entry, or false.
+-- member what this run made of it: its entry, or false; `some` is shared by
+-- sets of which so many are there that were not found yet.
 function zset(key, decode, plain)
     local z = zsets[key]
     if not z then
-        z = {key = key, decode = decode, plain = plain, win = {}, at = 1, whole = absent[key] or false, add = {}, first = 1, over = {}, dirty = false}
+        local some = absent[key]
+        z = {key = key, decode = decode, plain = plain, win = {}, at = 1, whole = some == true,
+            some = some ~= true and some, add = {}, first = 1, over = {}, dirty = false}
         zsets[key] = z
     end
     return z
@@ -46,12 +49,14 @@ end
 
 function zdel(z, m) zmark(z, m, false) end
 
--- Of sets that will be asked for: mostly none of them is there.
+-- Of sets that will be asked for: mostly none of them is there, or one.
 function zsets_ahead(keys)
-    if call('EXISTS', unpack(keys)) > 0 then return end
+    local some = {left = call('EXISTS', unpack(keys))}
     for i = 1, #keys do
         local z = zsets[keys[i]]
-        if z then z.whole = true else absent[keys[i]] = true end
+        if not z then absent[keys[i]] = some.left == 0 or some
+        elseif some.left == 0 then z.whole = true
+        elseif not z.whole and #z.win == 0 then z.some = some end
     end
 end
 
@@ -64,10 +69,15 @@ local function zload(z)
         z.whole = true
         return
     end
-    local have = #win
+    local have, some = #win, z.some
+    if some and have == 0 and some.left == 0 then -- all that are there were found
+        z.whole = true
+        return
+    end
     got = call('ZRANGE', z.key, have, have + 127, 'WITHSCORES')
     for i = 1, #got, 2 do win[#win + 1] = z.decode(got[i], tonumber(got[i + 1])) end
     z.whole = #got < 256
+    if some and have == 0 and #got > 0 then some.left = some.left - 1 end
 end
 
 -- The live entry of `win` from `at` on, and where.

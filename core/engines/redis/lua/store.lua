@@ -6,7 +6,7 @@
 local hashes, dirty      -- Redis hashes by key; those with something to write
 local jobs, tasks        -- jobs by no; tasks that are in hand to be changed
 local touched_jobs
-local zsets, zdirty, absent -- absent: sets by key of which nothing is stored
+local zsets, zdirty, absent -- absent: sets by key of which nothing is stored (true), or maybe nothing
 local types, type_touched, workers, worker_touched, limits, limit_touched
 local lanes_touched, kids_touched
 local dels               -- whole keys that go
