@@ -292,6 +292,31 @@ def test_doctor(sh: Shell, worker) -> None:
     assert "mkdir" in sh("doctor", "--url", "sqlite:no/such/folder.db", code=5)
 
 
+def test_doctor_of_what_cannot_be_looked_at(sh: Shell) -> None:
+    """A line of its own for each, and the code of what is wrong."""
+
+    def bad(*words: str, code: int) -> tuple[str, str]:
+        found = json.loads(sh("doctor", "--json", *words, code=code))["checks"][-1]
+        assert found["level"] == "bad" and found["try_"]
+        return found["name"], found["text"]
+
+    assert bad("-a", "nope.py", code=2) == ("app", "there is no file nope.py")
+    assert bad("--url", "bad", code=2)[0] == "options"
+    sh.env["DYNATASK_LEASE"] = "x"
+    assert "lease" in bad(code=2)[1]
+    del sh.env["DYNATASK_LEASE"]
+    checks = {check["name"]: check for check in sh.json("doctor", "--url", "memory:")["checks"]}
+    assert "from --url" in checks["url"]["text"] and checks["workers"]["level"] == "ok"
+
+
+def test_cancel_of_a_task(sh: Shell, worker) -> None:
+    """It and all below; the hint is of its job."""
+    sh("start", "many", 3, "--id", "k")
+    assert "dynatask watch k" in sh("cancel", "k/0")
+    worker()
+    sh("watch", "k", code=4)
+
+
 # ---- what is wrong -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("words", "part"),
@@ -314,6 +339,17 @@ def test_doctor(sh: Shell, worker) -> None:
         (("start", "greet", "--nope"), "'--nope'"),
         (("start", "--nope", "greet"), "'--nope'"),
         (("jobs", "-a"), "dynatask jobs --help"),
+        (("jobs", "-a", "shop:nope"), "it has app"),
+        (("jobs", "-a", "nowhere:app"), "no module nowhere"),
+        (("run", "shop:ad", "1"), "it has add, greet"),
+        (("run", "add"), "try: dynatask run add A [B]"),
+        (("start", "shop.py:weigh", "1"), "try: dynatask start shop.py:weigh CART"),
+        (("start", "add", "1", "--id", "x" * 201), "try: dynatask start --help"),
+        (("jobs", "type:"), "try: dynatask jobs --help"),
+        (("config", "--url", "bad"), "try: dynatask config --help"),
+        (("watch", "m/0"), "try: dynatask watch m"),
+        (("tree", "m/0"), "try: dynatask tree m"),
+        *(((*words, "--url", "memory:"), "memory: (from --url)") for words in (("jobs",), ("start", "add", "1"), ("worker",), ("watch", "m"))),
         (("worker", "nobody"), "--plugin"),
         (("worker", "--plugin", "none.so"), "none.so"),
         (("watch",), "ID"),
@@ -333,6 +369,7 @@ def test_unknown_job(sh: Shell, words: tuple[str, ...]) -> None:
 def test_unknown_type(sh: Shell) -> None:
     said = sh.refused("run", "shop.py::nothing", code=3)
     assert "nothing" in said and "greet" in said
+    assert "try: dynatask run greet" in sh.refused("run", "gret", "ann", code=3)
 
 
 def test_unreachable_engine(sh: Shell) -> None:
@@ -348,8 +385,16 @@ def test_no_app_named(sh: Shell) -> None:
 
 
 def test_app_that_cannot_be_imported(sh: Shell) -> None:
-    (sh.folder / "bad.py").write_text("import nothing_of_that_name\n")
-    assert "bad.py:1" in sh.refused("jobs", "-a", "bad.py")
+    """Told with its place, which is none of Python's own."""
+    for text, why in (("\nimport nothing_of_that_name", "nothing_of_that_name"), ("\ndef f(:", "SyntaxError"), ("\n1/0", "ZeroDivisionError")):
+        (sh.folder / "bad.py").write_text(text)
+        for app in ("bad.py", "bad:app"):
+            told = sh.refused("jobs", "-a", app)
+            assert "bad.py:2" in told and why in told and "<frozen" not in told
+    (sh.folder / "none.py").write_text("")
+    assert "makes no App" in sh.refused("jobs", "-a", "none.py")
+    (sh.folder / "two.py").write_text("from dynatask import App\na, b = App('a'), App('b')\n")
+    assert "two:a or two:b" in sh.refused("jobs", "-a", "two.py")
 
 
 def test_help(sh: Shell) -> None:

@@ -26,9 +26,4 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = failures.INTERRUPTED
-    except Exception as error:
-        known = failures.of_error(error)
-        if known is None:
-            raise
-        code = failures.show(known)
     sys.exit(code if isinstance(code, int) else failures.OK)

@@ -66,6 +66,13 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader has seen enough
             out.to_nothing()
             return failures.OK
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            known = failures.of_error(error, f"{ctx.command_path} {ctx.invoked_subcommand} --help")
+            if known is None:
+                raise
+            raise known from error
 
 
 def reads(command: F) -> F:
@@ -92,6 +99,15 @@ def open_app(app_spec: str | None, url: str | None) -> App:
 
     give(app_spec, url)
     return target.load_app()
+
+
+def open_shared(app_spec: str | None, url: str | None) -> App:
+    """An app whose jobs other processes see: the workers', or this one when it looks."""
+    from . import target
+
+    app = open_app(app_spec, url)
+    target.shared(app)
+    return app
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -163,7 +179,7 @@ def worker(
         from . import reload as reloading
 
         return reloading.run([word for word in sys.argv[1:] if word != "--reload"], plugins)
-    app = open_app(place if place is not None else app_spec, url)
+    app = open_shared(place if place is not None else app_spec, url)
     if not app.types and not plugins:
         raise usage(f"the app {app.name} has no handlers here: name its module or file, or a --plugin", "dynatask worker --help")
     worker = app.worker(**options)
@@ -187,10 +203,10 @@ def run(f: str, words: Sequence[str], plugins: Sequence[str], app_spec: str | No
     """
     from . import target, view
 
-    app, function = load_type(f, app_spec, url)
-    args, named = target.bound(function, words)
+    give(app_spec, url)
+    app, function = target.load_type(f)
     with app.worker(plugins=list(plugins)):
-        result = function.start(*args, **named).result()
+        result = target.start(f, function, words).result()
     out.data(view.any_json(result))
     return failures.OK
 
@@ -204,18 +220,12 @@ def start(f: str, words: Sequence[str], job_id: str | None, app_spec: str | None
     """Start F as a job for the workers, and print its id. F and ARGS as for `run`."""
     from . import target
 
-    _, function = load_type(f, app_spec, url)
-    args, named = target.bound(function, words)
+    give(app_spec, url)
+    app, function = target.load_type(f)
+    target.shared(app)
     if job_id is not None:
         function = function.using(id=job_id)
-    out.data(function.start(*args, **named).id)
-
-
-def load_type(spec: str, app_spec: str | None, url: str | None) -> Any:
-    from . import target
-
-    give(app_spec, url)
-    return target.load_type(spec)
+    out.data(target.start(f, function, words).id)
 
 
 # ---- look --------------------------------------------------------------------------------
@@ -230,7 +240,7 @@ def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, 
     """
     from . import view
 
-    found = open_app(app_spec, url).jobs(" ".join(query), limit)
+    found = open_shared(app_spec, url).jobs(" ".join(query), limit)
     if as_json:
         out.json({"jobs": [view.job_json(info) for info in found]})
     elif not found:
@@ -246,7 +256,7 @@ def show(id: str, as_json: bool, app_spec: str | None, url: str | None) -> None:
     """Show a job, or a task by its id JOB/N, with its result or error."""
     from . import read, view
 
-    app = open_app(app_spec, url)
+    app = open_shared(app_spec, url)
     if "/" in id:
         task = read.task(app, id)
         if as_json:
@@ -275,8 +285,8 @@ def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: s
     from . import read
     from . import watch as watching
 
-    app = open_app(app_spec, url)
-    job = read.job(app, id)
+    app = open_shared(app_spec, url)
+    job = read.job(app, whole(id))
     if as_json:
         info = watching.as_json(job, timeout)
     else:
@@ -296,8 +306,8 @@ def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str 
     from . import read, view
     from .merged import Merged
 
-    app = open_app(app_spec, url)
-    job = read.job(app, id)
+    app = open_shared(app_spec, url)
+    job = read.job(app, whole(id))
     info = job.info()
     if expand:
         root = job.tree(depth or 3, 1000)
@@ -315,23 +325,40 @@ def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str 
         out.say(*view.job_lines(info, merged, languages))
 
 
+def whole(id: str) -> str:
+    """The id of a job. A Failure: of a task."""
+    job, slash, _ = id.partition("/")
+    if not slash:
+        return id
+    context = click.get_current_context()
+    raise usage(f"{id} is a task's id: `{context.info_name}` takes its job's, {job}", f"{context.command_path} {job}")
+
+
 # ---- act ------------------------------------------------------------------------------------
 @cli.command()
 @click.argument("id")
 @acts
 def cancel(id: str, app_spec: str | None, url: str | None) -> None:
-    """Cancel a job and all its tasks. Handlers that run are asked to end."""
+    """Cancel a job, or a task by its id JOB/N, and all below.
+
+    Handlers that run are asked to end.
+    """
     from . import read
 
-    app = open_app(app_spec, url)
-    out.say(f"cancelling {id}: dynatask watch {id}" if read.job(app, id).cancel() else f"{id} had ended; nothing changed")
+    app = open_shared(app_spec, url)
+    job = id.partition("/")[0]
+    out.say(f"cancelling {id}: dynatask watch {job}" if read.job(app, id).cancel() else f"{id} had ended; nothing changed")
 
 
 # ---- check ----------------------------------------------------------------------------------
 @cli.command()
 @reads
 def config(as_json: bool, app_spec: str | None, url: str | None) -> None:
-    """Print every option: its value, where that came from, its default."""
+    """Print every option: its value, where that came from, its default.
+
+    The command line goes before DYNATASK_<OPTION>, that before dynatask.toml or [tool.dynatask] of pyproject.toml, and
+    the code comes last.
+    """
     from . import read, view
 
     options = read.config(open_app(app_spec, url))

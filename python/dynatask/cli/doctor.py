@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynatask import App, DynataskError
+from dynatask import App, DynataskError, EngineError, VersionError
 
-from . import failures, read, target, view
+from . import failures, out, read, target
 
 LOW = 256 << 20  # bytes free on the disk, below which it warns
 WAL_HIGH = 256 << 20
@@ -33,41 +33,54 @@ class Check(NamedTuple):
 
 def run(open_app: Callable[[], App], as_json: bool) -> int:
     checks: list[Check] = []
-    unreachable = False
+    code = examine(open_app, checks)
+    if as_json:
+        out.json({"checks": [check._asdict() for check in checks]})
+    else:
+        out.say(*(line for check in checks for line in lines(check)))
+    return code or (failures.FAILED if any(check.level == "bad" for check in checks) else failures.OK)
+
+
+def examine(open_app: Callable[[], App], checks: list[Check]) -> int:
+    """The code of what keeps it from looking further; 0: nothing."""
     try:
         app = open_app()
-        url, source = target.address(app)
-        checks.append(Check("url", "ok", f"{url} (from {source})"))
-        file = Path(url.removeprefix("sqlite:").partition("?")[0]) if url.startswith("sqlite:") else None
-        if file is not None:
-            checks += of_file(file)
-        try:
-            if server := read.server(app):
-                checks += of_server(server)
-            checks += of_store(app)
-        except DynataskError as error:
-            unreachable = True
-            checks.append(Check("engine", "bad", str(error), "dynatask config"))
-    finally:
-        tell(checks, as_json)
-    if unreachable:
+    except failures.Failure as error:  # there is no app, or its file cannot be imported
+        checks.append(Check("app", "bad", error.message, error.try_))
+        return error.code
+    checks.append(Check("app", "ok", app.name))
+    try:
+        app.engine
+    except (EngineError, VersionError) as error:
+        wrong = error
+    except DynataskError as error:  # the URL, or another option
+        checks.append(Check("options", "bad", str(error), "dynatask config --help"))
+        return failures.USAGE
+    else:
+        wrong = None
+    url, source = target.address(app)
+    checks.append(Check("url", "ok", f"{url} (from {source})"))
+    if url.startswith("sqlite:"):
+        checks += of_file(Path(url.removeprefix("sqlite:").partition("?")[0]))
+    try:
+        if wrong is not None:
+            raise wrong
+        if server := read.server(app):
+            checks += of_server(server)
+        checks += of_store(app, shared=not url.startswith("memory:"))
+    except (EngineError, VersionError) as error:
+        checks.append(Check("engine", "bad", str(error), "dynatask config"))
         return failures.ENGINE
-    return failures.FAILED if any(check.level == "bad" for check in checks) else failures.OK
+    return failures.OK
 
 
-def tell(checks: list[Check], as_json: bool) -> None:
-    if as_json:
-        print(view.to_json({"checks": [check._asdict() for check in checks]}))
-        return
-    from rich.console import Console
+def lines(check: Check) -> Iterator[Any]:
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    for check in checks:
-        style = {"ok": "green", "warn": "yellow", "bad": "bold red"}[check.level]
-        console.print(Text.assemble((f"{check.level:4}", style), f"  {check.name:8}  {check.text}"))
-        if check.try_:
-            console.print(Text(f"                try: {check.try_}"))
+    style = {"ok": "green", "warn": "yellow", "bad": "bold red"}[check.level]
+    yield Text.assemble((f"{check.level:4}", style), f"  {check.name:8}  {check.text}")
+    if check.try_:
+        yield f"                try: {check.try_}"
 
 
 # ---- the file and its folder ------------------------------------------------------------
@@ -150,11 +163,13 @@ def of_server(server: dict[str, Any]) -> Iterator[Check]:
 
 
 # ---- what is in it -------------------------------------------------------------------------
-def of_store(app: App) -> Iterator[Check]:
-    workers, types = read.workers(app), read.types(app)  # opens it: schema, file system, bells
+def of_store(app: App, *, shared: bool) -> Iterator[Check]:
+    workers, types = read.workers(app), read.types(app)
     yield Check("engine", "ok", "opened; its schema is this version's")
     live = [worker.name for worker in workers if not worker.dead and lives(worker.name)]
-    if live:
+    if not shared:
+        yield Check("workers", "ok", "memory: has those of its own process alone")
+    elif live:
         yield Check("workers", "ok", f"{len(live)} alive: {some(live)}")
     else:
         yield Check("workers", "warn", "none is alive: tasks wait", "dynatask worker APP")

@@ -29,8 +29,8 @@ def usage(message: str, try_: str = "dynatask --help") -> Failure:
     return Failure(message, USAGE, try_)
 
 
-def of_error(error: BaseException) -> Failure | None:
-    """None: an error of ours, which deserves its traceback."""
+def of_error(error: BaseException, try_: str) -> Failure | None:
+    """try_: the help of the command that it was. None: an error of ours, which deserves its traceback."""
     import dynatask as d
 
     if isinstance(error.__cause__, d.TaskFailed):  # the handler's own class, as result() raises it
@@ -49,7 +49,7 @@ def of_error(error: BaseException) -> Failure | None:
     if isinstance(error, d.Conflict):
         return Failure(text, USAGE, "dynatask jobs")
     if isinstance(error, d.DynataskError):
-        return Failure(text, USAGE, "dynatask config")
+        return Failure(text, USAGE, try_)
     return None
 
 

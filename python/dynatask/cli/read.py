@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import click
 import msgspec
 
-from dynatask import App, Job, NotFound, TaskInfo, TaskType
+from dynatask import App, Job, TaskInfo, TaskType
 
+from .failures import NOT_FOUND, Failure
 from .merged import Reader, Row
 
 
@@ -44,9 +47,11 @@ def type_of(app: App, name: str) -> TaskType[..., Any]:
     found = app.types.get(name)
     if found is not None:
         return found
-    if not any(t.name == name for t in types(app)):
-        known = ", ".join(sorted(app.types)) or "none of its own"
-        raise NotFound(f"the app {app.name} has no task type '{name}', nor did a worker serve one; it has {known}")
+    known = dict.fromkeys([*app.types, *(t.name for t in types(app) if not t.system)])
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        told = f"the app {app.name} has no task type '{name}', nor did a worker serve one; it has {', '.join(known) or 'none'}"
+        raise Failure(told, NOT_FOUND, f"{click.get_current_context().command_path} {near[0]}" if near else "dynatask doctor")
 
     @app.extern(name)
     def elsewhere(*args: Any) -> Any: ...

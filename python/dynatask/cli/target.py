@@ -19,7 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from dynatask import App, TaskType
+import click
+
+from dynatask import App, BadArguments, Job, TaskType
 
 from . import read
 from .failures import Failure, usage
@@ -74,6 +76,14 @@ def address(app: App) -> tuple[str, str]:
     return re.sub(r"(://[^:@/?]*):[^@/?]*@", r"\1:***@", url), source
 
 
+def shared(app: App) -> None:
+    """Refuses an engine that ends with this process."""
+    url, source = address(app)
+    if url.startswith("memory:"):
+        text = f"memory: (from {source}) is seen by one process alone: name an engine that others share, as --url sqlite:jobs.db, or use `run`"
+        raise usage(text, "dynatask run --help")
+
+
 def load_app(spec: str | None = None) -> App:
     if spec is None and (found := configured("app")):
         spec = found[0]
@@ -112,29 +122,39 @@ def load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise usage(f"there is no module {error.name}, in this folder or installed: write module:NAME, or FILE.py", "ls") from error
         raise broken(name, error) from error
 
 
 def broken(what: str, error: BaseException) -> Failure:
     import traceback
 
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return usage(f"{what} cannot be imported: {type(error).__name__}: {error} ({last.filename}:{last.lineno})", f"python {what}")
+    text, place = str(error), ""
+    if isinstance(error, SyntaxError):
+        text, place = error.msg, f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next(frame for frame in reversed(frames) if not frame.filename.startswith("<frozen "))
+        place = f"{last.filename}:{last.lineno}"
+    try_ = f"python {what}" if what.endswith(".py") else f"python -c 'import {what}'"
+    return usage(f"{what} cannot be imported: {type(error).__name__}: {text} ({place})", try_)
 
 
 def app_of(module: ModuleType, name: str | None) -> App:
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
     if name is not None:
-        found = getattr(module, name, None)
-        if isinstance(found, App):
-            return found
-        raise usage(f"{module.__name__} has no App named '{name}'")
-    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
-    preferred = getattr(module, "app", None)
-    if isinstance(preferred, App):
-        return preferred
-    if len(apps) == 1:
-        return next(iter(apps.values()))
-    raise usage(f"{module.__name__} has {len(apps)} apps: say which, as {module.__name__}:NAME")
+        if name not in apps:
+            raise usage(f"{module.__name__} has no App named '{name}'; it has {', '.join(apps) or 'none'}")
+        return apps[name]
+    if "app" in apps:
+        return apps["app"]
+    if not apps:
+        raise usage(f"{module.__name__} makes no App: name the module or file that does")
+    if len({id(app) for app in apps.values()}) > 1:
+        which = " or ".join(f"{module.__name__}:{key}" for key in apps)
+        raise usage(f"{module.__name__} has {len(apps)} apps: say which, {which}")
+    return next(iter(apps.values()))
 
 
 def load_type(spec: str) -> tuple[App, TaskType[..., Any]]:
@@ -147,11 +167,34 @@ def load_type(spec: str) -> tuple[App, TaskType[..., Any]]:
         module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
         found: object = getattr(module, attribute, None)
         if not isinstance(found, TaskType):
-            raise usage(f"{place} has no task type '{attribute}'")
+            names = [key for key, value in vars(module).items() if isinstance(value, TaskType)]
+            raise usage(f"{place} has no task type '{attribute}'; it has {', '.join(names) or 'none'}")
         function = cast("TaskType[..., Any]", found)
         return read.app_of(function), function
     app = load_app()
     return app, read.type_of(app, spec)
+
+
+def start(spec: str, f: TaskType[..., Any], words: Sequence[str]) -> Job[Any]:
+    """A job of F, which was written `spec`, with the words as its arguments."""
+    args, named = bound(f, words)
+    try:
+        return f.start(*args, **named)
+    except BadArguments as error:
+        if not str(error).startswith(f"{f.name}(): "):
+            raise
+        shape = "".join(" " + shape_of(p) for p in read.parameters(f).values())
+        raise usage(str(error), f"{click.get_current_context().command_path} {spec}{shape}") from error
+
+
+def shape_of(parameter: inspect.Parameter) -> str:
+    """As usages have it: NAME, [NAME] where it has a default."""
+    name = parameter.name.upper()
+    if parameter.kind == parameter.VAR_POSITIONAL:
+        return f"[{name}]..."
+    if parameter.kind == parameter.KEYWORD_ONLY:
+        name = f"{parameter.name}={name}"
+    return name if parameter.default is parameter.empty else f"[{name}]"
 
 
 def bound(f: TaskType[..., Any], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
