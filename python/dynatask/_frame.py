@@ -130,8 +130,10 @@ class Frame:
 
     def raised(self, error: BaseException) -> tuple[int, bytes]:
         """The outcome of a handler that raised."""
-        if self.unwinding or isinstance(error, errors.Unwind):
+        if self.unwinding or isinstance(error, errors.Dropped):
             return _core.UNWOUND, b""
+        if isinstance(error, errors.Unwind):  # given back it would run again, at once and for ever
+            error = errors.UsageError(f"{self.type.name}() raised Unwind, which only the worker raises: Retry runs a handler again")
         if isinstance(error, (errors.Cancelled, asyncio.CancelledError)) and _core.cancelled(self.task):
             return _core.CANCELLED, self._error_map(error)
         traces = self.type.app.traces

@@ -132,6 +132,8 @@ class App:
 
         type: its name, if not the function's. The function never runs.
         """
+        if not isinstance(cast("object", type), str):
+            raise BadArguments(f"extern takes the type's name, not {type!r}: without one write @app.extern()")
         local = sys._getframe(1).f_locals
         options: dict[str, Any] = {**o}
         if type:
@@ -151,6 +153,9 @@ class App:
         `types` names it. Until a worker that serves it is there it waits.
         Conflict: the name is taken.
         """
+        for root in cast("tuple[object, ...]", roots):
+            if not isinstance(root, TaskType):
+                raise BadArguments(f"on_complete takes task types, not {root!r}: for jobs of all roots write @app.on_complete()")
         names = [root.name for root in roots]
 
         def make(fn: Callable[[JobInfo], Any]) -> TaskType[..., Any]:

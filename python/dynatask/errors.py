@@ -189,6 +189,10 @@ class Unwind(BaseException):
     """Passes through a handler whose frame is dropped; it runs again later. Let it pass."""
 
 
+class Dropped(Unwind):
+    """The core's: one that a handler makes up is no reason to run it again."""
+
+
 _BY_CODE: dict[str, type[DynataskError]] = {
     cls.code: cls
     for cls in (
@@ -201,7 +205,7 @@ _BY_CODE: dict[str, type[DynataskError]] = {
 def of_code(code: str, detail: str) -> BaseException:
     """The exception for a C error, by its name and its one sentence."""
     if code == "EUNWIND" or code == "ELOST":  # the attempt is another's: its frame has nothing left to do
-        return Unwind(detail)
+        return Dropped(detail)
     if code == "ENOMEM":
         return MemoryError(detail)
     error = _BY_CODE.get(code, DynataskError)(detail)

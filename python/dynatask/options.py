@@ -118,6 +118,8 @@ def published(options: Mapping[str, Any], params: Sequence[str]) -> bytes:
     """A type's options as the core keeps them. BadArguments names what does not fit."""
     for name in options.keys() - TaskOptions.__annotations__.keys() - Options.__annotations__.keys():
         raise BadArguments(f"a task type has no option {name!r}; it has {', '.join(_names(TaskOptions))}")
+    if "name" in options and not _is_text(options["name"]):
+        raise BadArguments(f"name is {options['name']!r}: give text")
     found: dict[str, Any] = {"language": "python", **_shared(options)}
     if "crashes" in options:
         found["crashes"] = _number("crashes", options["crashes"], 0, 2**31 - 1, whole=True)
@@ -163,8 +165,10 @@ def _unique(unique: Unique, params: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _keys(key: str | Sequence[str]) -> list[str]:
-    return [key] if isinstance(key, str) else list(key)
+def _keys(key: object) -> list[str]:
+    if not isinstance(key, (str, Sequence)) or isinstance(key, bytes):
+        raise BadArguments(f"unique has key={key!r}: give names of parameters")
+    return [key] if isinstance(key, str) else list(cast("Sequence[str]", key))
 
 
 def retry_on(options: Mapping[str, Any]) -> tuple[type[Exception], ...]:

@@ -10,6 +10,7 @@ from dynatask import (
     TaskCancelled,
     TaskFailed,
     TaskSkipped,
+    Unwind,
     UsageError,
     children,
 )
@@ -293,7 +294,7 @@ def test_not_found(app: App) -> None:
         assert "nowhere" in str(caught.value)
 
 
-@pytest.mark.parametrize("raiser", ["system_exit", "keyboard", "generator_exit", "bad_str", "huge", "no_message"])
+@pytest.mark.parametrize("raiser", ["system_exit", "keyboard", "generator_exit", "bad_str", "huge", "no_message", "unwind"])
 def test_strange_exceptions_fail_the_task_not_the_worker(app: App, raiser: str) -> None:
     class BadStr(Exception):
         def __str__(self) -> str:
@@ -307,6 +308,7 @@ def test_strange_exceptions_fail_the_task_not_the_worker(app: App, raiser: str) 
             "bad_str": BadStr(),
             "huge": ValueError("x" * 1_000_000),
             "no_message": ValueError(),
+            "unwind": Unwind(),
         }[raiser]
 
     @app.task

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +12,7 @@ from dynatask import (
     Backoff,
     BadArguments,
     DynataskError,
+    JobInfo,
     Retry,
     TaskCancelled,
     TaskFailed,
@@ -179,7 +180,7 @@ def test_uniques(app: App, unique: Any) -> None:
         assert f.start(1).result() == 1
 
 
-@pytest.mark.parametrize("unique", [Unique(keep=-1), Unique(keep=NAN), Unique(keep=1e18), Unique(""), 5, "n"])
+@pytest.mark.parametrize("unique", [Unique(keep=-1), Unique(keep=NAN), Unique(keep=1e18), Unique(""), Unique(cast(str, 5)), 5, "n"])
 def test_uniques_that_are_none(app: App, unique: Any) -> None:
     with pytest.raises(BadArguments, match="unique|keep"):
 
@@ -188,6 +189,23 @@ def test_uniques_that_are_none(app: App, unique: Any) -> None:
             return n
 
         f.start(1)
+
+
+@pytest.mark.parametrize("name", ["", 5, b"f", "a\0b"])
+def test_names_that_are_none(app: App, name: Any) -> None:
+    with pytest.raises(BadArguments, match="name"):
+
+        @app.task(name=name)
+        def f() -> None: ...
+
+
+def test_decorators_without_their_brackets(app: App) -> None:
+    def f(info: JobInfo) -> None: ...
+
+    with pytest.raises(BadArguments, match=r"@app\.extern\(\)"):
+        app.extern(f)  # type: ignore[arg-type]
+    with pytest.raises(BadArguments, match=r"@app\.on_complete\(\)"):
+        app.on_complete(f)  # type: ignore[arg-type]
 
 
 def test_progress(app: App) -> None:
