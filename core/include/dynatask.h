@@ -220,7 +220,9 @@ DTASK_API dtask_err dtask_worker_start(dtask_worker *worker);
  * EDEADLOCK: in a handler of its own. */
 DTASK_API dtask_err dtask_worker_run(dtask_worker *worker);
 /* No more claims; handlers get grace_ms (below 0: the option grace), the rest
- * is given back uncounted. Again: at once. Async-signal-safe. */
+ * is given back uncounted. Again: at once. Async-signal-safe: it may return
+ * before it has effect. From a log line "the worker drains: .." (info) on,
+ * nothing begins. */
 DTASK_API void dtask_worker_stop(dtask_worker *worker, int grace_ms);
 /* Stops at once if it runs. */
 DTASK_API void dtask_worker_free(dtask_worker *worker);

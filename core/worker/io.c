@@ -277,10 +277,13 @@ static void set_aside(dtask_worker *w, int64_t now) {
     }
 }
 
-// L: stopping begins: what has not begun goes back, what waits is dropped.
+// L: stopping begins: what has not begun goes back, what waits is dropped. From
+// the log line on, nothing begins: who stops a worker may rely on that.
 static void drain_begin(dtask_worker *w, int64_t now) {
     w->stopping = true;
     w->grace_at = now + (int64_t)w->grace_ms * 1000;
+    dti_app_log(w->app, LOG_INFO, NULL, "the worker drains: it begins nothing more; handlers that run: %u, for at most %d ms", w->executing,
+        w->grace_ms);
     for (int pool = 0; pool < DTI_POOLS; pool++)
         for (dtask_task *f; (f = dti_queue_pop(&w->ready[pool]));) dti_frame_give_back(f);
     dti_queue woken = {0};

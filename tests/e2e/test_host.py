@@ -68,13 +68,22 @@ def shop(tmp_path: Path, plugin: Callable[..., str]) -> Iterator[Shop]:
         host.communicate()
 
 
-def ends(host: subprocess.Popen[str]) -> str:
-    """It drained: code 0, nothing but JSON lines as log. Gives the log."""
-    _, log = host.communicate(timeout=60)
-    assert host.returncode == 0, log
+def drains(host: subprocess.Popen[str]) -> str:
+    """Waits until it says that it begins nothing more. Gives what it says."""
+    assert host.stderr is not None
+    for line in host.stderr:
+        if (said := json.loads(line)["message"]).startswith("the worker drains: "):
+            return said
+    raise AssertionError("it ended, and never said that it drains")
+
+
+def ends(host: subprocess.Popen[str]) -> None:
+    """It drained: code 0, nothing but JSON lines as log."""
+    assert host.stderr is not None
+    log = host.stderr.read()
+    assert host.wait(timeout=60) == 0, log
     for line in log.splitlines():
         assert {"time", "level", "message"} <= json.loads(line).keys()
-    return log
 
 
 def test_help_and_version() -> None:
@@ -149,7 +158,8 @@ def test_a_stop_lets_handlers_finish(shop: Shop) -> None:
     job, runs, go = shop.start("one")
     come(runs)
     host.send_signal(signal.SIGTERM)
-    waits, _, waits_go = shop.start("two")  # nobody claims it any more
+    assert drains(host).endswith("handlers that run: 1, for at most 30000 ms")
+    waits, _, waits_go = shop.start("two")  # nobody begins it any more
     waits_go.touch()
     go.touch()
     ends(host)
