@@ -9,6 +9,7 @@ waits for: a plain handler parks at each, a coroutine awaits.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
@@ -120,6 +121,8 @@ class Frame:
         try:
             data = self.type.shape.give(value)
         except TypeError as error:
+            if inspect.iscoroutine(value):
+                value.close()  # the task's error tells of it, not a warning beside it
             return _core.FATAL, self._error_map(error)
         if len(data) > self.type.max_payload:
             too_big = errors.TooBig(
