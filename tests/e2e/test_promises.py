@@ -94,11 +94,14 @@ def test_a_worker_stopped_for_three_leases_doubles_nothing(
 
 
 @pytest.mark.parametrize("how", ["idle", "busy"])
-def test_kill_costs_less_than_two_seconds(crash: Any, sqlite_url: str, effects: Any, start_worker: Any, how: str) -> None:
-    first = start_worker("crash_app", sqlite_url, effects.path, 1)
+def test_a_kill_is_seen_long_before_the_lease_ends(sqlite_url: str, effects: Any, start_worker: Any, how: str) -> None:
+    """What it costs in seconds is measured by the crash rounds."""
+    url = sqlite_url + "?lease=3600"
+    crash = build(url, str(effects.path))
+    first = start_worker("crash_app", url, effects.path, 1)
     job = crash.blocks.start()
     effects.until("blocks")
-    start_worker("crash_app", sqlite_url, effects.path, 1)
+    start_worker("crash_app", url, effects.path, 1)
     effects.until(f"begun {first.pid}")
     if how == "busy":
         load = crash.slow_root.start(200, 0.005)
@@ -106,9 +109,7 @@ def test_kill_costs_less_than_two_seconds(crash: Any, sqlite_url: str, effects: 
     else:
         crash.leaf.start(1).result()  # the second one is up
     first.kill()
-    killed = time.monotonic()
     effects.until("blocks", 2)
-    assert time.monotonic() - killed < 2
     assert job.result() == 2
     if how == "busy":
         assert load.result() == sum(range(200))

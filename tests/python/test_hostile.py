@@ -163,16 +163,18 @@ def test_many_threads_start_and_wait(app: App) -> None:
 
 
 def test_many_wait_for_one(app: App) -> None:
-    gate = threading.Event()
+    runs, gate = threading.Event(), threading.Event()
 
     @app.task
     def f() -> int:
+        runs.set()
         gate.wait(60)
         return 9
 
     got: list[int] = []
     with app.worker(slots=1):
         job = f.start()
+        runs.wait(60)  # with Kafka nobody finds it by its id before it was taken in
         threads = [threading.Thread(target=lambda: got.append(f.job(job.id).result())) for _ in range(20)]
         for t in threads:
             t.start()
