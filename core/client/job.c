@@ -95,7 +95,9 @@ static dtask_err started(dtask_app *app, const dti_start *s, const char *type, d
         return dti_fail(DTASK_ECONFLICT, "A call of %.200s that is unique is there already: %.*s.", type, (int)s->joined.n, s->joined.p);
     if (s->status == DTI_CONFLICT)
         return dti_fail(DTASK_ECONFLICT, "The job %.*s is there with another call: choose another id, or give the same arguments.", n, s->id.p);
-    return out ? handle(app, s->joined.n ? s->joined : s->id, out) : DTASK_OK;
+    dtask_err err = out ? handle(app, s->joined.n ? s->joined : s->id, out) : DTASK_OK;
+    if (out && !err) (*out)->is_there = !(*out)->ord;
+    return err;
 }
 
 static dtask_err start(dtask_app *app, const char *type, const char *const *opts, dtask_str args, dtask_str hashed, dtask_job **out) {
@@ -157,10 +159,12 @@ static dtask_err not_found(const dtask_job *job) {
 
 // The handle's task, and how it ended if it did. "job" is the whole job: a
 // cancelled one is cancelled, whatever its root did. "job/0" is that root.
-static dtask_err read_end(dtask_job *job, dti_arena *arena, bool *out_ended, dti_mail *out) {
+static dtask_err read_end(dtask_job *job, dti_bell *bell, dti_arena *arena, bool *out_ended, dti_mail *out) {
+    const dti_engine_ops *ops = job->app->engine->ops;
     bool whole = !strchr(job->id, '/');
     dti_op op = {.kind = DTI_OP_READ, .read = {.what = whole ? DTI_READ_JOB : DTI_READ_TASK, .id = job->job, .ord = job->ord, .whole = true}};
-    dtask_err err = dti_engine_call(job->app->engine, arena, &op);
+    bool told = bell && whole && ops->bell_news && ops->bell_news(bell, arena, &op);
+    dtask_err err = told ? DTASK_OK : dti_engine_call(job->app->engine, arena, &op);
     if (!err && !op.read.n) err = not_found(job);
     if (err) return err;
     const dti_taskview *task = whole ? &op.read.jobs[0].root : &op.read.tasks[0];
@@ -198,19 +202,24 @@ static bool has_ended(dtask_job *job) {
     return yes;
 }
 
-dtask_err dti_job_look(dtask_job *job, bool *out_ended) {
+// bell: NULL, or one that may have brought it.
+static dtask_err look(dtask_job *job, dti_bell *bell, bool *out_ended) {
     *out_ended = has_ended(job);
     if (*out_ended) return DTASK_OK;
     dti_arena arena = {0};
     dti_mail end;
     bool ended;
-    dtask_err err = read_end(job, &arena, &ended, &end);
+    dtask_err err = read_end(job, bell, &arena, &ended, &end);
     if (!err && ended) {
         err = remember_end(job, &end);
         *out_ended = !err;
     }
     dti_arena_done(&arena);
     return err;
+}
+
+dtask_err dti_job_look(dtask_job *job, bool *out_ended) {
+    return look(job, NULL, out_ended);
 }
 
 dtask_err dti_job_bell(const dtask_job *job, dti_awaited *out) {
@@ -230,11 +239,14 @@ static dtask_err wait_rung(dtask_job *job, dti_bell *bell, int64_t until) {
     dti_awaited end;
     dtask_err none = dti_job_bell(job, &end);
     if (none) return none;
-    for (bool ended, asleep = false;;) {
-        if (!asleep) ops->bell_asleep(bell, NULL, 0, &end);
-        asleep = true;
-        dtask_err err = dti_job_look(job, &ended);
+    bool ended = false, asleep = false, blind = job->is_there && ops->bell_await;
+    for (;;) {
+        dtask_err err = DTASK_OK;
+        if (asleep) err = dti_job_look(job, &ended); // the bell may be lost
+        else if (blind && ops->bell_await(bell, &end)) blind = false;
+        else ops->bell_asleep(bell, NULL, 0, &end), err = dti_job_look(job, &ended);
         if (err || ended) return err;
+        asleep = true;
         int64_t left = until < 0 ? INT64_MAX : until - dti_mono_us();
         if (left <= 0) return dti_fail(DTASK_ETIMEOUT, "%s is not complete yet.", job->id);
         int ms = left > BACKSTOP_MS * 1000 ? BACKSTOP_MS : (int)((left + 999) / 1000);
@@ -245,7 +257,7 @@ static dtask_err wait_rung(dtask_job *job, dti_bell *bell, int64_t until) {
         ops->bell_awake(bell);
         asleep = false;
         // Mostly it has ended, and the bell need not be told anything.
-        if ((err = dti_job_look(job, &ended)) || ended) return err;
+        if ((err = look(job, bell, &ended)) || ended) return err;
     }
 }
 

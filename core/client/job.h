@@ -14,6 +14,7 @@ struct dtask_job {
     uint32_t ord;
     dti_hash hash;               // of the job
     pthread_mutex_t lock;
+    bool is_there;               // its start said so
     bool ended;                  // then for good:
     dtask_err end_err;           // 0, EFAILED, ECANCELLED, ESKIPPED
     dti_buf end;                 // the result, or the error map

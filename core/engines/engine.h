@@ -54,6 +54,13 @@ typedef struct {
     // tasks (or my wakes, for a worker), or when this has ended (NULL:
     // nothing). Then look once more, then poll the fd, then awake.
     void (*bell_asleep)(dti_bell *, const uint32_t *types, size_t n, const dti_awaited *);
+    // A client's: about to sleep until this job's end; no look is needed before:
+    // what has ended, or is not there, rings at once. NULL, or false: there is
+    // no such thing here.
+    bool (*bell_await)(dti_bell *, const dti_awaited *);
+    // After such a ring, awake: answers a read of that job (DTI_READ_JOB, whole)
+    // by what it brought. NULL, or false: nothing; the engine is to be asked.
+    bool (*bell_news)(dti_bell *, dti_arena *, dti_op *read);
     // Clears the fd and the asleep mark. Sign of life too.
     void (*bell_awake)(dti_bell *);
     // Sign of life: call at least each lease/3.

@@ -214,10 +214,29 @@ static redisContext *listener(const char *bell) {
     return c;
 }
 
-static void heard(redisContext *c) { // waits for a ring
+static redisReply *message(redisContext *c) { // waits for a ring
     redisReply *r = NULL;
     cr_assert_eq(redisGetReply(c, (void **)&r), REDIS_OK);
     cr_assert_str_eq(r->element[0]->str, "message");
+    return r;
+}
+
+static void heard(redisContext *c) { freeReplyObject(message(c)); }
+
+// Rung for the end of a job: what it brings is what a read of that job gives.
+static void heard_end(redisContext *c, uint64_t nap, const char *id, dti_state state, const char *result) {
+    redisReply *r = message(c);
+    dti_mp in = dti_mp_of(dti_str(r->element[2]->str, r->element[2]->len));
+    dti_mpval head, number;
+    cr_assert(dti_mp_next(&in, &head) && head.kind == DTI_MP_ARRAY && head.n == 2);
+    cr_assert(dti_mp_next(&in, &number) && number.u == nap);
+    dti_redis_answer a = {.replies = in, .nreplies = 1};
+    dti_op read = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = dti_strz(id), .whole = true}};
+    cr_assert_eq(dti_redis_take_reply(&arena, &a, &read), DTASK_OK);
+    cr_assert_eq(read.read.n, 1);
+    cr_assert(dti_str_eq(read.read.jobs[0].id, dti_strz(id)));
+    cr_assert_eq(read.read.jobs[0].root.row.state, state);
+    cr_assert(dti_str_eq(read.read.jobs[0].root.end.data, dti_strz(result)));
     freeReplyObject(r);
 }
 
@@ -229,17 +248,17 @@ static void silent(redisContext *c) {
     freeReplyObject(r);
 }
 
-static void asleep_for(const char *bell, uint64_t no, const uint32_t *types, size_t n, const char *job) {
+static void asleep_for(const char *bell, uint64_t no, const uint32_t *types, size_t n, const char *job, bool blind) {
     dti_buf header = {0}, op = {0};
     dti_redis_put_header(&header, 0, dti_strz(run_id), 0);
-    dti_redis_put_asleep(&op, dti_strz(bell), no, types, n, dti_strz(job), 2, 1);
+    dti_redis_put_asleep(&op, dti_strz(bell), no, types, n, dti_strz(job), 2, 77, blind);
     cr_assert_eq(say(&header, &op, 1, dti_redis_function), DTASK_OK);
     cr_assert_eq(dti_redis_take_value(&answer, NULL), DTASK_OK);
     dti_buf_done(&header);
     dti_buf_done(&op);
 }
 
-static void asleep(const char *bell, uint64_t no, const char *job) { asleep_for(bell, no, &type, no ? 1 : 0, job); }
+static void asleep(const char *bell, uint64_t no, const char *job) { asleep_for(bell, no, &type, no ? 1 : 0, job, false); }
 
 static uint32_t other_type(void) {
     dti_hello_type t = {.name = dti_strz("other"), .version = 1, .crashes = 3};
@@ -278,7 +297,7 @@ Test(redis_script, who_is_rung_sleeps_again_for_all_that_it_slept_for) {
     uint32_t served[2] = {type, other_type()};
     for (int round = 0; round < 3; round++) { // rung for the one, then for the other
         for (int i = 0; i < 2; i++) {
-            asleep_for("one", worker + 1, served, 2, "");
+            asleep_for("one", worker + 1, served, 2, "", false);
             char id[16];
             snprintf(id, sizeof id, "job-%d-%d", round, i);
             dti_op op = start_of(id);
@@ -299,9 +318,9 @@ Test(redis_script, who_is_rung_sleeps_again_for_all_that_it_slept_for) {
 Test(redis_script, who_sleeps_for_another_type_than_before_is_not_rung_for_that) {
     redisContext *one = listener("one"), *two = listener("two");
     uint32_t other = other_type();
-    asleep_for("two", worker + 2, &type, 1, "");
-    asleep_for("one", worker + 1, &type, 1, "");
-    asleep_for("one", worker + 1, &other, 1, "");
+    asleep_for("two", worker + 2, &type, 1, "", false);
+    asleep_for("one", worker + 1, &type, 1, "", false);
+    asleep_for("one", worker + 1, &other, 1, "", false);
     dti_op op = start_of("a");
     call(&op, 1);
     heard(two);
@@ -336,15 +355,53 @@ Test(redis_script, the_end_of_a_job_rings_those_who_wait_for_it) {
     asleep("one", 0, "a");
     asleep("two", 0, "b");
     dti_claim c = both[1].turn.claims[0];
-    dti_message end = {.job = c.job, .ord = c.ord, .token = c.token, .seq = 1, .end = DTI_END_SUCCEED};
+    dti_message end = {.job = c.job, .ord = c.ord, .token = c.token, .seq = 1, .end = DTI_END_SUCCEED, .value = dti_strz("\xa3yes")};
     dti_op turn = turn_of(&want, 0);
     turn.turn.messages = &end;
     turn.turn.nmessages = 1;
     call(&turn, 1);
-    heard(one);
+    heard_end(one, 77, "a", DTI_SUCCEEDED, "\xa3yes");
     silent(two);
     redisFree(one);
     redisFree(two);
+}
+
+Test(redis_script, who_sleeps_without_a_look_is_rung_at_once_for_what_has_ended_or_is_not_there) {
+    redisContext *one = listener("one");
+    dti_want want;
+    dti_op both[2] = {start_of("a"), turn_of(&want, 1)};
+    call(both, 2);
+    asleep_for("one", 0, NULL, 0, "a", true);
+    silent(one);
+    dti_claim c = both[1].turn.claims[0];
+    static char big[20000] = "\xda\x4e\x1d"; // more than a ring brings
+    dti_message end = {.job = c.job, .ord = c.ord, .token = c.token, .seq = 1, .end = DTI_END_SUCCEED, .value = dti_str(big, sizeof big)};
+    dti_op turn = turn_of(&want, 0);
+    turn.turn.messages = &end;
+    turn.turn.nmessages = 1;
+    call(&turn, 1);
+    redisReply *r = message(one);
+    cr_assert_eq(r->element[2]->len, 0);
+    freeReplyObject(r);
+    silent(one);
+    asleep_for("one", 0, NULL, 0, "a", true);
+    heard(one);
+    asleep_for("one", 0, NULL, 0, "never", true);
+    heard(one);
+    silent(one);
+    both[0] = start_of("b");
+    both[1] = turn_of(&want, 1);
+    call(both, 2);
+    c = both[1].turn.claims[0];
+    end = (dti_message){.job = c.job, .ord = c.ord, .token = c.token, .seq = 1, .end = DTI_END_FAIL, .value = dti_strz("\xa2no")};
+    turn = turn_of(&want, 0);
+    turn.turn.messages = &end;
+    turn.turn.nmessages = 1;
+    call(&turn, 1);
+    silent(one);
+    asleep_for("one", 0, NULL, 0, "b", true);
+    heard_end(one, 77, "b", DTI_FAILED, "\xa2no");
+    redisFree(one);
 }
 
 Test(redis_script, the_end_of_a_child_rings_those_who_wait_for_it) {

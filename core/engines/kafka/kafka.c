@@ -472,6 +472,10 @@ static void bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_
     b->at->store->ops->bell_asleep(b->own, types, n, end);
 }
 
+static bool bell_news(dti_bell *b, dti_arena *arena, dti_op *read) {
+    return b->at->store->ops->bell_news(b->own, arena, read);
+}
+
 static void bell_awake(dti_bell *b) {
     b->at->store->ops->bell_awake(b->own);
 }
@@ -596,6 +600,8 @@ const dti_engine_ops dti_kafka_engine = {
     .bell_close = bell_close,
     .bell_fd = bell_fd,
     .bell_asleep = bell_asleep,
+    .bell_await = NULL,          // the store may not have it yet
+    .bell_news = bell_news,
     .bell_awake = bell_awake,
     .bell_beat = bell_beat,
     .bell_runs = bell_runs,

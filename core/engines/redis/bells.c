@@ -36,7 +36,7 @@ static void tell(dti_bell *b, bool asleep, bool wake) {
     c->bell = c->left = true;
     dtask_str name = dti_str(b->name, strlen(b->name));
     dtask_str end = dti_str(b->end, b->nend);
-    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, end, atomic_load(&r->engine.era), b->nap);
+    if (asleep) dti_redis_put_asleep(&op, name, b->worker, b->types, b->ntypes, end, atomic_load(&r->engine.era), b->nap, b->blind);
     else dti_redis_put_awake(&op, name, b->worker, end);
     dti_redis_put_wire(c, &op);
     dti_buf_done(&op);
@@ -98,7 +98,13 @@ int dti_redis_bell_fd(dti_bell *b) {
     return b->fd;
 }
 
-void dti_redis_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end) {
+static void drop_news(dti_bell *b) {
+    free(b->news);
+    b->news = NULL;
+}
+
+// blind: nobody looks now, so it is told at once.
+static void sleeps(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end, bool blind) {
     dti_redis *r = b->at;
     if (r->forks != dti_forks()) return;
     pthread_mutex_lock(&r->lock);
@@ -110,8 +116,33 @@ void dti_redis_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const d
     if (b->nend) memcpy(b->end, end->id.p, b->nend);
     b->rung = false;
     b->nap++;
-    tell(b, true, false); // the look that comes now takes it along
+    b->blind = blind;
+    drop_news(b);
+    tell(b, true, blind);        // a look that comes now takes it along
     pthread_mutex_unlock(&r->lock);
+}
+
+void dti_redis_bell_asleep(dti_bell *b, const uint32_t *types, size_t n, const dti_awaited *end) {
+    sleeps(b, types, n, end, false);
+}
+
+bool dti_redis_bell_await(dti_bell *b, const dti_awaited *end) {
+    sleeps(b, NULL, 0, end, true);
+    return b->at->forks == dti_forks();
+}
+
+bool dti_redis_bell_news(dti_bell *b, dti_arena *arena, dti_op *read) {
+    dti_redis *r = b->at;
+    if (r->forks != dti_forks()) return false;
+    pthread_mutex_lock(&r->lock);
+    char *news = b->news;
+    b->news = NULL;
+    pthread_mutex_unlock(&r->lock);
+    if (!news) return false;
+    dtask_str bytes = dti_dup(arena, dti_str(news, b->nnews));
+    dti_redis_answer a = {.replies = dti_mp_of(bytes), .nreplies = 1};
+    free(news);
+    return bytes.p && !dti_redis_take_reply(arena, &a, read);
 }
 
 void dti_redis_bell_awake(dti_bell *b) {
@@ -139,6 +170,7 @@ static void channel(const dti_redis *r, const dti_bell *b, char *out, size_t n) 
 static void forget(dti_bell *b) {
     LIST_REMOVE(b, entry);
     free(b->types);
+    drop_news(b);
     free(b);
 }
 
@@ -222,6 +254,18 @@ int64_t dti_redis_bells_round(dti_redis *r) {
     return next;
 }
 
+// Under lock. Keeps what a ring brings, if it is of this sleep.
+static void take_news(dti_bell *b, dtask_str bytes) {
+    dti_mp at = dti_mp_of(bytes);
+    dti_mpval head, nap;
+    if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || head.n != 2) return;
+    if (!dti_mp_next(&at, &nap) || nap.kind != DTI_MP_UINT || nap.u != b->nap) return;
+    drop_news(b);
+    b->nnews = (size_t)(at.end - at.p);
+    b->news = malloc(b->nnews + 1);
+    if (b->news) memcpy(b->news, at.p, b->nnews);
+}
+
 // Under lock. A message, or what SUBSCRIBE is answered with.
 static void take(dti_redis *r, const redisReply *m) {
     if (m->type != REDIS_REPLY_ARRAY || m->elements != 3 || m->element[0]->type != REDIS_REPLY_STRING ||
@@ -235,6 +279,7 @@ static void take(dti_redis *r, const redisReply *m) {
         if (!b->gone && !strcmp(name, m->element[1]->str)) break;
     }
     if (!b) return;
+    if (message && m->element[2]->type == REDIS_REPLY_STRING) take_news(b, dti_str(m->element[2]->str, m->element[2]->len));
     if (message || (subscribed && b->again)) {
         b->rung = true;
         b->again = false;

@@ -262,8 +262,8 @@ void dti_redis_put_header(dti_buf *b, int64_t now, dtask_str run_id, unsigned fl
 }
 
 void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era,
-    uint32_t nap) {
-    dti_mp_put_array(b, 7);
+    uint32_t nap, bool blind) {
+    dti_mp_put_array(b, 8);
     dti_mp_put_uint(b, DTI_REDIS_OP_ASLEEP);
     dti_mp_put_str(b, bell);
     dti_mp_put_uint(b, worker);
@@ -272,6 +272,7 @@ void dti_redis_put_asleep(dti_buf *b, dtask_str bell, uint64_t worker, const uin
     dti_mp_put_str(b, job_id);
     dti_mp_put_uint(b, era);
     dti_mp_put_uint(b, nap);
+    dti_mp_put_bool(b, blind);
 }
 
 void dti_redis_put_awake(dti_buf *b, dtask_str bell, uint64_t worker, dtask_str job_id) {

@@ -23,7 +23,7 @@ void dti_redis_put_op(dti_buf *, const dti_op *);
 void dti_redis_put_start(dti_buf *, const dti_start *);
 bool dti_redis_take_start(dti_arena *, dtask_str bytes, dti_start *out);
 void dti_redis_put_asleep(dti_buf *, dtask_str bell, uint64_t worker, const uint32_t *types, size_t n, dtask_str job_id, uint64_t era,
-    uint32_t nap);
+    uint32_t nap, bool blind);
 void dti_redis_put_awake(dti_buf *, dtask_str bell, uint64_t worker, dtask_str job_id);
 // Makes an empty shard ready, with this salt, as one of so many; in one that is ready changes nothing.
 void dti_redis_put_init(dti_buf *, uint64_t salt, unsigned shards);

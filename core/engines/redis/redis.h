@@ -63,6 +63,8 @@ struct dti_bell {
     bool asleep, rung;           // as the shard knows it
     int64_t said_at;             // asleep: when the shard was told
     uint32_t nap;                // how often it fell asleep
+    bool blind;                  // its owner did not look before this sleep
+    char *news; size_t nnews;    // what the ring brought of `end`; malloc'ed
     uint32_t *types; size_t ntypes, ctypes;
     char end[224]; size_t nend;  // id of the job or task that it waits for
 };
@@ -123,6 +125,8 @@ dtask_err dti_redis_bell_open(dti_engine *, uint64_t worker, dti_bell **out);
 void dti_redis_bell_close(dti_bell *);
 int dti_redis_bell_fd(dti_bell *);
 void dti_redis_bell_asleep(dti_bell *, const uint32_t *types, size_t n, const dti_awaited *);
+bool dti_redis_bell_await(dti_bell *, const dti_awaited *);
+bool dti_redis_bell_news(dti_bell *, dti_arena *, dti_op *read);
 void dti_redis_bell_awake(dti_bell *);
 void dti_redis_bell_ring(dti_bell *);
 // The thread's, in each of its rounds, before it polls: subscribes, says again

@@ -219,17 +219,36 @@ static void bell_awake(dti_bell *handle) {
     }
 }
 
+// The client's bell in the shard of this job, its only one from now on.
+static dti_bell *bell_for(bell *b, const dti_awaited *end) {
+    unsigned k = end ? dti_shards_of_id(b->at, end->id) : 0;
+    if (k != b->shard) bell_awake((dti_bell *)b);
+    b->shard = k;
+    return bell_in(b, k);
+}
+
+static bool bell_await(dti_bell *handle, const dti_awaited *end) {
+    bell *b = of(handle);
+    if (b->at->forks != dti_forks() || !bell_for(b, end)) return false;
+    return ops_of(b)->bell_await && ops_of(b)->bell_await(b->of[b->shard], end);
+}
+
+static bool bell_news(dti_bell *handle, dti_arena *arena, dti_op *read) {
+    bell *b = of(handle);
+    dti_op in = *read;
+    if (b->at->forks != dti_forks() || !b->of[b->shard] || !ops_of(b)->bell_news) return false;
+    return ops_of(b)->bell_news(b->of[b->shard], arena, &in) && !dti_shards_take(b->at, arena, b->shard, &in, read);
+}
+
 static void bell_asleep(dti_bell *handle, const uint32_t *types, size_t n, const dti_awaited *end) {
     bell *b = of(handle);
     dti_shards *s = b->at;
     if (s->forks != dti_forks()) return;
     if (!b->worker) {
-        unsigned k = end ? dti_shards_of_id(s, end->id) : 0;
-        if (k != b->shard) bell_awake(handle);
-        b->shard = k;
-        if (!bell_in(b, k)) return;
+        dti_bell *own = bell_for(b, end);
+        if (!own) return;
         if (!end) {
-            ops_of(b)->bell_asleep(b->of[k], NULL, 0, NULL);
+            ops_of(b)->bell_asleep(own, NULL, 0, NULL);
             return;
         }
         // That of a task is made of its job's number, here the one in the shard.
@@ -237,7 +256,7 @@ static void bell_asleep(dti_bell *handle, const uint32_t *types, size_t n, const
         dtask_str job;
         uint32_t ord;
         if (dti_id_split(end->id, &job, &ord) && ord) inside.hash.h[0] = dti_shards_inner(end->hash.h[0]);
-        ops_of(b)->bell_asleep(b->of[k], NULL, 0, &inside);
+        ops_of(b)->bell_asleep(own, NULL, 0, &inside);
         return;
     }
     dti_arena arena = {0};
@@ -325,6 +344,8 @@ static const dti_engine_ops shards_ops = {
     .bell_close = bell_close,
     .bell_fd = bell_fd,
     .bell_asleep = bell_asleep,
+    .bell_await = bell_await,
+    .bell_news = bell_news,
     .bell_awake = bell_awake,
     .bell_beat = bell_beat,
     .bell_runs = bell_runs,

@@ -94,12 +94,35 @@ local function sleeps(bell, worker, type_nos)
     put_record(bell, worker, type_nos, nil, ms)
 end
 
--- 2 bell, 3 worker, 4 types, 5 id of a job or a task, 7 its number of this sleep
+-- The end of a job as who waits for it would read it, the reply to a read;
+-- nil: it is no job's, too long, or not to be read, and the waiter reads.
+local NEWS_MAX = 16384
+local function news_of(no, ord)
+    if ord ~= 0 then return end
+    local ok, reply = pcall(dt.op_read, {3, 0, '', no})
+    if not ok or reply[1] ~= 1 then return end
+    local s = mp({0, reply})
+    return #s <= NEWS_MAX and s or nil
+end
+
+-- Rings one that waits, with what it would read.
+local function tell(bell, nap, news)
+    call('PUBLISH', P .. 'b:' .. bell, news and '\146' .. mp(nap) .. news or '')
+end
+
+-- 2 bell, 3 worker, 4 types, 5 id of a job or a task, 7 its number of this
+-- sleep, 8 whether its owner does not look first: what has ended, or is not
+-- there, rings at once
 function dt.op_asleep(op)
-    local bell, worker, type_nos, id, nap = op[2], op[3] or 0, op[4] or NONE, op[5] or '', op[7] or 0
+    local bell, worker, type_nos, id, nap, blind = op[2], op[3] or 0, op[4] or NONE, op[5] or '', op[7] or 0, op[8]
     insert(fx.bells, function()
         if worker ~= 0 then sleeps(bell, worker, type_nos) end
         if id == '' then return end
+        if blind then
+            local no = dt.job_find(id)
+            local root = no and look(no, 0)
+            if not root or root.state >= SUCCEEDED then return tell(bell, nap, root and news_of(no, 0)) end
+        end
         call('ZADD', P .. 'wait:' .. id, nap, bell)
         call('EXPIRE', P .. 'wait:' .. id, TTL)
         call('SET', P .. 'waits', '', 'EX', TTL)
@@ -121,18 +144,14 @@ end
 local PAGE = 64
 local function sleepers(no, worker)
     local bells = call('ZREVRANGEBYSCORE', P .. 'sleep:' .. no, '+inf', floor(now / 1000) - TTL * 1000, 'LIMIT', 0, PAGE)
-    local n, of = #bells, {}
-    if n == 0 then return of, false end
-    for i = 1, n do bells[i] = P .. 'bell:' .. bells[i] end
-    for _, s in ipairs(call('MGET', unpack(bells))) do
-        if s then
-            local w, type_nos, _, out = mpu(s)
-            if w ~= worker and not out then
-                for _, t in ipairs(type_nos) do of[t] = true end
-            end
+    local of = {}
+    for i = 1, #bells do
+        local w, type_nos, _, out = bell_record(bells[i])
+        if w and w ~= worker and not out then
+            for _, t in ipairs(type_nos) do of[t] = true end
         end
     end
-    return of, n == PAGE
+    return of, #bells == PAGE
 end
 
 -- Types of a turn's wants for which a bell sleeps that is not the worker's.
@@ -172,7 +191,9 @@ function dt.ring()
         local last = min(from + 999, #keys)
         if call('EXISTS', unpack(keys, from, last)) > 0 then
             for i = from, last do
-                for _, bell in ipairs(call('ZRANGE', keys[i], 0, -1)) do call('PUBLISH', P .. 'b:' .. bell, '') end
+                local got = call('ZRANGE', keys[i], 0, -1, 'WITHSCORES')
+                local news = got[1] and news_of(fx.ends[i].job, fx.ends[i].ord)
+                for b = 1, #got, 2 do tell(got[b], tonumber(got[b + 1]), news) end
                 call('DEL', keys[i])
             end
         end
