@@ -12,6 +12,7 @@ import builtins
 import math
 import traceback as tracebacks
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -231,7 +232,7 @@ def describe(error: BaseException) -> dict[str, Any]:
             message = str(error)
         except Exception as broken:  # a __str__ that raises must not hide the failure
             message = f"its text cannot be read: {type(broken).__name__}"
-    trace = "".join(tracebacks.format_exception(type(error), error, error.__traceback__, limit=-50))
+    trace = "".join(tracebacks.format_exception(type(error), error, _from_handler(error.__traceback__), limit=-50))
     data: dict[str, Any] = {
         "type": type(error).__qualname__,
         "message": _text(message, 32768),
@@ -242,6 +243,14 @@ def describe(error: BaseException) -> dict[str, Any]:
         data["failed"] = error.failed
         data["errors"] = [_of_child(e) for e in error.errors[:_ERRORS_MAX]]
     return data
+
+
+def _from_handler(trace: TracebackType | None) -> TracebackType | None:
+    """From the handler on: what of this package called it is of no use to anybody. All, where no handler is in it."""
+    at = trace
+    while at is not None and at.tb_frame.f_globals.get("__package__") == __package__:
+        at = at.tb_next
+    return at or trace
 
 
 def _of_child(error: TaskFailed) -> dict[str, Any]:

@@ -17,8 +17,7 @@ BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
 
 PROGRAM = '''
 from dataclasses import dataclass
-import os
-from dynatask import App, children
+from dynatask import App
 
 app = App("shop")
 
@@ -42,6 +41,19 @@ def weigh(cart: Cart) -> float:
 @app.task
 def broken(n: int) -> None:
     raise ValueError(f"no {n}")
+
+@app.task
+def nil() -> None:
+    pass
+
+@app.task
+def held() -> None:
+    print("begun", flush=True)
+    open("gate").close()
+
+@app.task
+def hostile() -> None:
+    raise ValueError("\x1b]0;title\x07 \u202e")
 
 @app.task
 def many(n: int) -> int:
@@ -205,6 +217,61 @@ def test_live_tree_on_a_terminal(sh: Shell, worker) -> None:
     text = out.decode()
     assert "add ×300" in text and "p50" in text and "done 301/301" in text and "━" in text
     assert "\x1b[" in text
+
+
+def test_ctrl_c_leaves_the_job(sh: Shell) -> None:
+    """Of watch at once; of run when its handlers have ended. Both say how it goes on."""
+    os.mkfifo(sh.folder / "gate")
+    sh("start", "add", 1, "--id", "i")
+
+    def interrupted(*words: str) -> str:
+        process = subprocess.Popen(sh.command(*words), cwd=sh.folder, env=sh.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()  # it follows, or its handler runs
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.readline()
+        if words[0] == "run":
+            (sh.folder / "gate").open("w").close()
+        told += process.stderr.read()
+        assert process.wait() == 130 and "Traceback" not in told
+        return told
+
+    assert "job i goes on" in interrupted("watch", "i")
+    assert sh.json("show", "i")["job"]["state"] == "running"
+    told = interrupted("run", "held")
+    job = sh.json("jobs", "type:held")["jobs"][0]
+    assert f"dynatask cancel {job['id']}" in told and job["state"] == "succeeded"
+
+
+def test_watch_whose_reader_goes_has_no_end_to_tell(sh: Shell) -> None:
+    sh("start", "add", 1, "--id", "w")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(sh.command("watch", "w"), cwd=sh.folder, env=sh.env, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_result_of_none_and_one_that_is_not_kept(sh: Shell) -> None:
+    sh("run", "mixed", 2)
+    job = sh.json("jobs")["jobs"][0]["id"]
+    tasks = {task["type"]: task["id"] for task in sh.json("tree", job, "--expand")["tree"]["children"]}
+    child = sh("show", tasks["many"])
+    assert "not kept" in child and "keep=all" in child and "result  " not in child
+    assert sh.json("show", tasks["many"])["task"]["kept"] is False
+    sh("run", "nil")
+    job = sh.json("jobs", "type:nil")["jobs"][0]["id"]
+    assert "result   None" in sh("show", job)
+    assert sh.json("show", job)["job"]["kept"] is True
+
+
+def test_nothing_of_a_job_steers_the_terminal(sh: Shell) -> None:
+    sh("run", "greet", "a\x1b[31mb", code=0)
+    sh("run", "hostile", code=1)
+    assert "\x1b" not in sh.err and "␛]0;" in sh.err
+    job = sh.json("jobs", "type:hostile")["jobs"][0]["id"]
+    shown = sh("show", job) + sh("tree", job, "--expand")
+    assert "\x1b" not in shown and "\u202e" not in shown and "␛]0;" in shown
 
 
 def test_worker_serves_c_plugins_without_code(sh: Shell, worker) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 import pytest
 
+from dynatask import Counts, JobInfo
 from dynatask.cli import merged as m
 from dynatask.cli import view
 from dynatask.cli.merged import STATES, Merged, Row, Times
@@ -59,6 +62,37 @@ def test_siblings_of_one_type_are_one_line() -> None:
         "   │  └─ parse ×791  C  succeeded 791  p50 0.3ms p99 0.3ms",
         "   └─ store             ready 1",
     ]
+
+
+def test_what_waits_for_a_worker_is_told() -> None:
+    job = Job()
+    root = job.add("crawl", state=RUNNING)
+    job.add("parse", root)
+    job.add("fetch", root, SUCCEEDED)
+    assert [line.plain for line in view.merged_lines(job.merged(), {}, {"parse", "fetch"})] == [
+        "└─ crawl        running 1",
+        "   ├─ parse     ready 1  no worker serves it",
+        "   └─ fetch     succeeded 1",
+    ]
+
+
+def test_a_lone_task_has_its_time_while_it_runs() -> None:
+    job = Job()
+    root = job.add("crawl", state=RUNNING, begun=int((time.time() - 600) * 1e6))
+    job.add("fetch", root, RUNNING, begun=1)
+    job.add("fetch", root, RUNNING, begun=1)
+    assert [line.split()[-1] for line in drawn(job.merged())] == ["10m00s", "2"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_header_gives_up_its_bar_first(width: int) -> None:
+    counts = Counts(1614, 1614, 0, 0, 3, 7, 1, 0, 1601, 2, 0, 0)
+    info = JobInfo("c-42", "crawl", "running", None, (0, None), datetime.now(timezone.utc), None, counts, {}, False)
+    text = view.header(info, 0, width).plain
+    assert text.endswith("running 7 parked 1 ready 3 failed 2")
+    assert len(text) <= max(width, 81)  # all but the bar
+    drawn = sum(text.count(sign) for sign in "━╸╌")
+    assert drawn == {60: 0, 80: 0, 100: 19, 200: view.BAR}[width]
 
 
 def test_recursion_folds_below_the_depth() -> None:

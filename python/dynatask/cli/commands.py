@@ -206,7 +206,13 @@ def run(f: str, words: Sequence[str], plugins: Sequence[str], app_spec: str | No
     give(app_spec, url)
     app, function = target.load_type(f)
     with app.worker(plugins=list(plugins)):
-        result = target.start(f, function, words).result()
+        job = target.start(f, function, words)
+        try:
+            result = job.result()
+        except KeyboardInterrupt:
+            told = "interrupted: handlers that run get their grace to end, Ctrl-C again stops at once"
+            click.echo(f"{told}\n  job {job.id} is kept: dynatask worker, or dynatask cancel {job.id}", err=True)
+            raise click.exceptions.Exit(failures.INTERRUPTED) from None
     out.data(view.any_json(result))
     return failures.OK
 
@@ -258,18 +264,20 @@ def show(id: str, as_json: bool, app_spec: str | None, url: str | None) -> None:
 
     app = open_shared(app_spec, url)
     if "/" in id:
-        task = read.task(app, id)
+        task, payload = read.task(app, id), read.payload(app, id)
         if as_json:
-            out.json({"task": {**view.task_json(task), "result": read.result(app, id)}})
+            out.json({"task": {**view.task_json(task), **payload._asdict()}})
         else:
-            out.say(*view.fields([*view.task_fields(task), ("result", view.short(read.result(app, id), 1000))]), *(view.failure_lines(task.error) if task.error else ()))
+            rows = [*view.task_fields(task), *view.result_field(task.state, *payload)]
+            out.say(*view.fields(rows), *(view.failure_lines(task.error) if task.error else ()))
         return
     job = read.job(app, id)
-    info = job.info()
+    info, payload = job.info(), read.payload(app, f"{id}/0")
     if as_json:
-        out.json({"job": {**view.job_json(info), "result": read.result(app, f"{id}/0")}})
+        out.json({"job": {**view.job_json(info), **payload._asdict()}})
     else:
-        out.say(*view.fields([*view.job_fields(info), ("result", view.short(read.result(app, f"{id}/0"), 1000))]), *(view.failure_lines(info.error) if info.error else ()))
+        rows = [*view.job_fields(info), *view.result_field(info.state, *payload)]
+        out.say(*view.fields(rows), *(view.failure_lines(info.error) if info.error else ()))
 
 
 @cli.command()
@@ -287,12 +295,16 @@ def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: s
 
     app = open_shared(app_spec, url)
     job = read.job(app, whole(id))
-    if as_json:
-        info = watching.as_json(job, timeout)
-    else:
-        info, _ = watching.watch(app, job, timeout, depth)
-        if info.state == "failed":
-            click.echo(f"  try: dynatask show {info.id}", err=True)
+    try:
+        info = watching.as_json(job, timeout) if as_json else watching.watch(app, job, timeout, depth)[0]
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: job {id} goes on; dynatask watch {id}, or dynatask cancel {id}", err=True)
+        return failures.INTERRUPTED
+    except BrokenPipeError:  # no code of the contract is true: it has not ended
+        out.to_nothing()
+        return failures.UNREAD
+    if info.state == "failed" and not as_json:
+        click.echo(f"  try: dynatask show {info.id}", err=True)
     return failures.END_CODES[info.state]
 
 
@@ -318,11 +330,11 @@ def tree(id: str, depth: int | None, expand: bool, as_json: bool, app_spec: str 
         return
     merged = Merged(depth or 4)
     merged.finish(read.rows(app, job.id), info.counts.added)
-    languages = read.languages(app)()
+    kinds = read.kinds(app)()
     if as_json:
-        out.json({"job": view.job_json(info), "merged": view.line_json(merged.root, languages) if merged.root else None})
+        out.json({"job": view.job_json(info), "merged": view.line_json(merged.root, kinds.languages) if merged.root else None})
     else:
-        out.say(*view.job_lines(info, merged, languages))
+        out.say(*view.job_lines(info, merged, *kinds))
 
 
 def whole(id: str) -> str:

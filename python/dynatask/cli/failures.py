@@ -10,6 +10,8 @@ import sys
 
 import click
 
+from . import out
+
 OK, FAILED, USAGE, NOT_FOUND, CANCELLED, ENGINE, TIMEOUT = range(7)
 INTERRUPTED, UNREAD = 130, 141  # as shells say of SIGINT and SIGPIPE
 
@@ -61,7 +63,6 @@ def show(error: click.ClickException) -> int:
         try_, code = error.try_, error.code
     else:
         try_, code = "dynatask --help", USAGE
-    click.echo(f"dynatask: {error.format_message()}", err=True)
-    click.echo(f"  try: {try_}", err=True)
+    click.echo(out.clean(f"dynatask: {error.format_message()}\n  try: {try_}"), err=True)
     sys.stderr.flush()
     return code

@@ -75,6 +75,7 @@ class Line:
     times: Times = field(default_factory=Times)
     errors: Counter[str] = field(default_factory=Counter[str])
     lost: int = 0
+    since: int = 0  # when its last seen live task began
     below: dict[str, Line] = field(default_factory=dict[str, "Line"])
 
     @property
@@ -166,6 +167,7 @@ class Merged:
             self.again += row.claims - 1 - self._again_of.get(row.ord, 0)
             self._again_of[row.ord] = row.claims - 1
         if row.state < ENDED:
+            line.since = row.begun
             self._live.append(row.ord)
             return
         if row.begun and row.ended:

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .failures import USAGE, Failure
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -81,6 +79,8 @@ def _write(put: Callable[[], Any]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        from .failures import USAGE, Failure
+
         to_nothing()
         raise Failure(f"standard output cannot be written: {error.strerror}", USAGE, "df -h") from error
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,9 +69,15 @@ def task(app: App, id: str) -> TaskInfo:
     return app.read_task(id, 0, 1)
 
 
-def result(app: App, id: str) -> Any:
-    """Of a task, as it is stored; None: none, not yet, or not kept."""
-    return app.read({"what": "task", "id": id})["result"]
+class Payload(NamedTuple):
+    kept: bool  # else arguments and result have left, as the option keep says
+    result: Any  # as it is stored; None: none, or not yet
+
+
+def payload(app: App, id: str) -> Payload:
+    """Of a task."""
+    row = app.read({"what": "task", "id": id})
+    return Payload(row["args"] is not None, row["result"])
 
 
 def rows(app: App, id: str) -> Reader:
@@ -87,13 +94,21 @@ def types(app: App) -> list[TypeRow]:
     ]
 
 
-def languages(app: App) -> Callable[[], dict[str, str]]:
-    """Of each type, as far as a worker has said; asks again while some are unknown."""
-    known: dict[str, str] = {}
+class Kinds(NamedTuple):
+    languages: dict[str, str]  # of each type, as far as a worker has said
+    unserved: set[str]  # types that no worker serves now
 
-    def look() -> dict[str, str]:
-        if not known or not all(known.values()):
-            known.update({t.name: t.language for t in types(app)})
+
+def kinds(app: App) -> Callable[[], Kinds]:
+    """Of all types; asked anew when what is known is a second old."""
+    known, at = Kinds({}, set()), -1.0
+
+    def look() -> Kinds:
+        nonlocal known, at
+        if at < 0 or time.monotonic() - at > 1:
+            found = types(app)
+            known = Kinds({t.name: t.language for t in found}, {t.name for t in found if not t.workers})
+            at = time.monotonic()
         return known
 
     return look

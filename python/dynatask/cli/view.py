@@ -6,7 +6,8 @@ same lines without. NO_COLOR is honoured by rich. Nothing here reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,10 +15,10 @@ from rich.text import Text
 
 from dynatask import JobInfo, TaskFailed, TaskInfo
 
-from .merged import Line, Merged
+from .merged import STATES, Line, Merged
 
 SCHEMA = 1  # of the JSON; raised when a name changes its meaning or goes
-BAR = 24
+BAR, BAR_LEAST = 24, 4
 LIVE = ("running", "cancelling")
 STYLES = {
     "running": "cyan",
@@ -32,6 +33,7 @@ STYLES = {
     "cancelled": "yellow",
     "skipped": "yellow",
 }
+READY = STATES.index("ready")
 SHORT = {"python": "py", "c": "C"}
 
 
@@ -50,13 +52,22 @@ def seconds(value: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
-def clock(info: JobInfo | TaskInfo) -> str:
-    """How long it has run, or ran: 00:12.4; nothing before it began."""
+def spent(info: JobInfo | TaskInfo) -> float | None:
+    """Seconds that it has run, or ran; None before it began."""
     if info.started_at is None:
-        return ""
+        return None
     end = info.ended_at or datetime.now(timezone.utc)
-    spent = max((end - info.started_at).total_seconds(), 0.0)
-    hours, rest = divmod(spent, 3600)
+    return max((end - info.started_at).total_seconds(), 0.0)
+
+
+def took(info: JobInfo | TaskInfo) -> str:
+    time = spent(info)
+    return "" if time is None else seconds(time)
+
+
+def clock(info: JobInfo) -> str:
+    """How long it has run, or ran: 00:12.4."""
+    hours, rest = divmod(spent(info) or 0.0, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{int(hours)}:{int(minutes):02d}:{rest:04.1f}" if hours else f"{int(minutes):02d}:{rest:04.1f}"
 
@@ -66,11 +77,11 @@ def ended(info: JobInfo) -> int:
     return counts.succeeded + counts.failed + counts.cancelled + counts.skipped
 
 
-def bar(done: int, of: int) -> Text:
+def bar(done: int, of: int, width: int = BAR) -> Text:
     """Full only when all are done."""
-    halves = done * 2 * BAR // of if of else 0
+    halves = done * 2 * width // of if of else 0
     full, half = divmod(halves, 2)
-    return Text.assemble(("━" * full + "╸" * half, "green"), ("╌" * (BAR - full - half), "dim"))
+    return Text.assemble(("━" * full + "╸" * half, "green"), ("╌" * (width - full - half), "dim"))
 
 
 def states(counts: Mapping[str, int]) -> Text:
@@ -78,26 +89,30 @@ def states(counts: Mapping[str, int]) -> Text:
 
 
 def short(value: Any, width: int) -> str:
-    """As Python writes it, cut; nothing for None."""
-    if value is None:
-        return ""
+    """As Python writes it, cut."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 # ---- the live tree ----------------------------------------------------------------
-def header(info: JobInfo, lost: int = 0) -> Text:
+def header(info: JobInfo, lost: int = 0, width: int | None = None) -> Text:
+    """Its first line. width: of the terminal; where it is narrow the bar is what gives way."""
     live = {s: getattr(info.counts, s) for s in ("running", "parked", "closing", "ready", "blocked", "scheduled")}
     bad = {s: getattr(info.counts, s) for s in ("failed", "cancelled", "skipped")}
     line = Text.assemble(
         (info.id, "bold"), " ", info.type, "  ", (info.state, STYLES.get(info.state, "")), " ", clock(info), "  ",
-        f"done {ended(info)}/{info.counts.added} ", bar(ended(info), info.counts.added), "  ",
+        f"done {ended(info)}/{info.counts.added} ",
     )  # fmt: skip
+    rest = Text("  ")
     if info.paused:
-        line.append("paused ", "yellow")
-    line.append_text(states({**live, **bad}))
+        rest.append("paused ", "yellow")
+    rest.append_text(states({**live, **bad}))
     if lost:
-        line.append(f"  lost attempts {lost}", "magenta")
+        rest.append(f"  lost attempts {lost}", "magenta")
+    room = BAR if width is None else min(BAR, width - len(line) - len(rest))
+    if room >= BAR_LEAST:
+        line.append_text(bar(ended(info), info.counts.added, room))
+    line.append_text(rest)
     line.rstrip()
     return line
 
@@ -110,9 +125,11 @@ def walk(line: Line, guide: str = "", last: bool = True) -> Iterator[tuple[str, 
         yield from walk(inner, guide + ("   " if last else "│  "), i == len(below) - 1)
 
 
-def merged_lines(merged: Merged, languages: Mapping[str, str]) -> list[Text]:
+def merged_lines(merged: Merged, languages: Mapping[str, str], unserved: Collection[str] = ()) -> list[Text]:
+    """A line for each type at each place. unserved: types without a worker, which is told where one of them waits for it."""
     if merged.root is None:
         return []
+    now = time.time()
     rows = [(guide + line.type + (f" ×{line.added}" if line.added > 1 else ""), line) for guide, line in walk(merged.root)]
     width = max(len(name) for name, _ in rows)
     out: list[Text] = []
@@ -124,7 +141,11 @@ def merged_lines(merged: Merged, languages: Mapping[str, str]) -> list[Text]:
             text.append(" (" + ", ".join(f"{error} ×{n}" for error, n in line.errors.most_common()) + ")", "red")
         if line.lost:
             text.append(f" lost {line.lost}", "magenta")
-        if line.times.n == 1:
+        if line.type in unserved and line.counts[READY]:
+            text.append("  no worker serves it", "yellow")
+        if line.added == 1 and line.since and not line.times.n:
+            text.append(f"  {seconds(max(now - line.since / 1e6, 0))}", "dim")
+        elif line.times.n == 1:
             text.append(f"  {seconds(line.times.percentile(0.5))}", "dim")
         elif line.times.n:
             text.append(f"  p50 {seconds(line.times.percentile(0.5))} p99 {seconds(line.times.percentile(0.99))}", "dim")
@@ -132,8 +153,8 @@ def merged_lines(merged: Merged, languages: Mapping[str, str]) -> list[Text]:
     return out
 
 
-def job_lines(info: JobInfo, merged: Merged, languages: Mapping[str, str]) -> list[Text]:
-    return [header(info, merged.lost), *merged_lines(merged, languages)]
+def job_lines(info: JobInfo, merged: Merged, languages: Mapping[str, str], unserved: Collection[str] = ()) -> list[Text]:
+    return [header(info, merged.lost), *merged_lines(merged, languages, unserved)]
 
 
 # ---- single tasks --------------------------------------------------------------------
@@ -141,8 +162,8 @@ def task_lines(task: TaskInfo, guide: str = "", last: bool = True) -> Iterator[T
     language = SHORT.get(task.language, "")
     text = Text.assemble(
         guide, "└─ " if last else "├─ ", task.type, " ", (task.id, "bold"), f"  {language} ",
-        (task.state, STYLES.get(task.state, "")), " ", (clock(task), "dim"), " ",
-        (", ".join(f"{name}={short(value, 32) or None}" for name, value in task.arguments.items()), "dim"),
+        (task.state, STYLES.get(task.state, "")), " ", (took(task), "dim"), " ",
+        (", ".join(f"{name}={short(value, 32)}" for name, value in task.arguments.items()), "dim"),
     )  # fmt: skip
     if task.error is not None:
         text.append(f" {task.error.type}: {task.error.message[:80]}", "red")
@@ -160,8 +181,17 @@ def fields(rows: Sequence[tuple[str, Any]]) -> Iterator[Text]:
         yield Text.assemble((f"{name:{width}}  ", "dim"), value if isinstance(value, Text) else str(value))
 
 
-def when(time: datetime | None) -> str | None:
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time is not None else None
+def result_field(state: str, kept: bool, result: Any) -> list[tuple[str, Any]]:
+    """What a good end gave; why that cannot be shown."""
+    if state != "succeeded":
+        return []
+    if not kept:
+        return [("payload", "not kept: arguments and result left when its parent was complete; the option keep=all keeps them")]
+    return [("result", short(result, 1000))]
+
+
+def when(moment: datetime | None) -> str | None:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment is not None else None
 
 
 def failure_lines(error: TaskFailed) -> Iterator[Text]:
@@ -177,7 +207,7 @@ def job_fields(info: JobInfo) -> list[tuple[str, Any]]:
         ("state", Text(info.state + (", paused" if info.paused else ""), STYLES.get(info.state, ""))),
         ("started", when(info.started_at)),
         ("ended", when(info.ended_at)),
-        ("took" if info.ended_at else "for", clock(info)),
+        ("took" if info.ended_at else "for", took(info)),
         ("done", f"{ended(info)}/{info.counts.added}"),
         ("tasks", states({s: getattr(info.counts, s) for s in STYLES if hasattr(info.counts, s)})),
         ("claimed", info.counts.claimed),
@@ -195,8 +225,8 @@ def task_fields(task: TaskInfo) -> list[tuple[str, Any]]:
         ("worker", task.worker),
         ("started", when(task.started_at)),
         ("ended", when(task.ended_at)),
-        ("took" if task.ended_at else "for", clock(task)),
-        ("arguments", "\n           ".join(f"{name} = {short(value, 200) or None}" for name, value in task.arguments.items())),
+        ("took" if task.ended_at else "for", took(task)),
+        ("arguments", "\n           ".join(f"{name} = {short(value, 200)}" for name, value in task.arguments.items())),
     ]
 
 
@@ -285,7 +315,7 @@ def job_table(infos: Sequence[JobInfo]) -> Text:
             Text(info.state + (", paused" if info.paused else ""), STYLES.get(info.state, "")),
             f"{ended(info)}/{info.counts.added}",
             when(info.started_at) or "",
-            clock(info),
+            took(info),
             Text(str(info.counts.failed or ""), "red"),
         )
         for info in infos

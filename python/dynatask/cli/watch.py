@@ -9,7 +9,7 @@ from typing import Any
 
 from dynatask import App, Job, JobInfo, WaitTimeout
 
-from . import read, view
+from . import out, read, view
 from .merged import Merged
 
 PAUSE = 0.25  # between looks; the end is pushed
@@ -60,17 +60,16 @@ def watch(app: App, job: Job[Any], timeout: float | None = None, depth: int = 4)
 
 def plain(app: App, job: Job[Any], timeout: float | None, depth: int) -> tuple[JobInfo, Merged]:
     """A line now and then while it changes; the whole tree at the end."""
-    languages = read.languages(app)
+    kinds = read.kinds(app)
     last, last_time = "", 0.0
 
     def seen(info: JobInfo, merged: Merged) -> None:
         nonlocal last, last_time
         changed = f"{info.state} {info.counts}"
         if info.state not in view.LIVE:
-            for line in view.job_lines(info, merged, languages()):
-                print(line.plain)
+            out.plain(*view.job_lines(info, merged, *kinds()))
         elif changed != last and time.monotonic() - last_time >= PLAIN:
-            print(view.header(info, merged.lost).plain, flush=True)
+            out.plain(view.header(info, merged.lost))
             last, last_time = changed, time.monotonic()
 
     follower = Follower(app, job, seen, depth)
@@ -84,7 +83,7 @@ def as_json(job: Job[Any], timeout: float | None) -> JobInfo:
     def look(info: JobInfo) -> None:
         nonlocal last
         if last is None or (info.state, info.counts, info.progress) != (last.state, last.counts, last.progress):
-            print(view.to_json(view.job_json(info)), flush=True)
+            out.json(view.job_json(info))
         last = info
 
     return follow(job, look, timeout)
@@ -92,19 +91,19 @@ def as_json(job: Job[Any], timeout: float | None) -> JobInfo:
 
 def live(app: App, job: Job[Any], timeout: float | None, depth: int) -> tuple[JobInfo, Merged]:
     """The tree is drawn in place, and stays on the screen at the end."""
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    languages = read.languages(app)
-    console = Console(highlight=False)
+    kinds = read.kinds(app)
+    console = out.console()
     shown: tuple[JobInfo, int, list[Text]] | None = None
 
     def picture() -> Group:  # called by rich's thread too: the clock goes on between looks
         if shown is None:
             return Group()
         info, lost, tree = shown
-        rows = [view.header(info, lost), *tree]
+        rows = [out.clean_text(row) for row in (view.header(info, lost, console.width), *tree)]
         most = max(console.height - 1, 2)
         if len(rows) > most:
             rows = [*rows[: most - 1], Text(f"… {len(rows) - most + 1} more lines: dynatask tree {info.id}", "dim")]
@@ -114,7 +113,7 @@ def live(app: App, job: Job[Any], timeout: float | None, depth: int) -> tuple[Jo
 
     def seen(info: JobInfo, merged: Merged) -> None:
         nonlocal shown
-        shown = info, merged.lost, view.merged_lines(merged, languages())
+        shown = info, merged.lost, view.merged_lines(merged, *kinds())
 
     follower = Follower(app, job, seen, depth)
     with Live(get_renderable=picture, console=console, refresh_per_second=8):
