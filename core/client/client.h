@@ -240,7 +240,8 @@ void dti_failures_add(dti_failures *, dtask_str error_map, dtask_err code); // 0
 // Adds these tasks, if they ended so: their outcomes are read.
 dtask_err dti_failures_read(dti_failures *, dti_engine *, dtask_str job_id, uint64_t job, const uint32_t *ords, uint32_t n);
 dtask_str dti_failures_first(const dti_failures *); // its map; empty: none
-// As the map of ChildrenFailed, its message after `before`; over `most` bytes it goes without errors.
+// As the map of ChildrenFailed, its message after `before`. Over `most` bytes
+// (1,024 at least) it goes without errors, with a message of half of that.
 void dti_failures_put(const dti_failures *, dti_buf *, const char *before, const char *language, size_t most);
 void dti_failures_done(dti_failures *);
 // ENOTFOUND: it completed, and its payload went with its parent (option keep).

@@ -16,14 +16,14 @@ enum { TEXT_MAX = 2048, PAGE = 1024 };
 
 // ---- a list ---------------------------------------------------------------------------
 
-// At most TEXT_MAX bytes of whole signs, and a sign that says so.
-static void put_cut(dti_buf *b, const char *key, dtask_str text, bool tail) {
+// At most `most` bytes of whole signs, and a sign that says so.
+static void put_most(dti_buf *b, const char *key, dtask_str text, size_t most, bool tail) {
     dti_mp_put_strz(b, key);
-    if (text.n <= TEXT_MAX) {
+    if (text.n <= most) {
         dti_mp_put_str(b, text);
         return;
     }
-    size_t from = tail ? text.n - TEXT_MAX : 0, to = tail ? text.n : TEXT_MAX;
+    size_t from = tail ? text.n - most : 0, to = tail ? text.n : most;
     while (from < to && ((unsigned char)text.p[from] & 0xc0) == 0x80) from++;
     while (to > from && to < text.n && ((unsigned char)text.p[to] & 0xc0) == 0x80) to--;
     dti_buf cut = {0};
@@ -33,6 +33,10 @@ static void put_cut(dti_buf *b, const char *key, dtask_str text, bool tail) {
     dti_mp_put_str(b, dti_str(cut.p, cut.n));
     b->failed |= cut.failed;
     dti_buf_done(&cut);
+}
+
+static void put_cut(dti_buf *b, const char *key, dtask_str text, bool tail) {
+    put_most(b, key, text, TEXT_MAX, tail);
 }
 
 static dtask_str text_of(dtask_str map, const char *key) {
@@ -78,7 +82,7 @@ dtask_str dti_failures_first(const dti_failures *l) {
     return first;
 }
 
-static void put_message(dti_buf *b, const dti_failures *l, const char *before) {
+static void put_message(dti_buf *b, const dti_failures *l, const char *before, size_t most) {
     dtask_str first = dti_failures_first(l), parts[] = {text_of(first, "task_id"), text_of(first, "type"), text_of(first, "message")};
     char head[100];
     int n = snprintf(head, sizeof head, "%llu child%s did not succeed%s", (unsigned long long)l->failed, l->failed == 1 ? "" : "ren",
@@ -90,8 +94,7 @@ static void put_message(dti_buf *b, const dti_failures *l, const char *before) {
         if (i) dti_buf_add(&text, ": ", 2);
         dti_buf_add(&text, parts[i].p, parts[i].n);
     }
-    dti_mp_put_strz(b, "message");
-    dti_mp_put_str(b, dti_str(text.p, text.n));
+    put_most(b, "message", dti_str(text.p, text.n), most, false);
     b->failed |= text.failed;
     dti_buf_done(&text);
 }
@@ -102,7 +105,7 @@ void dti_failures_put(const dti_failures *l, dti_buf *b, const char *before, con
         dti_mp_put_map(b, 6);
         dti_mp_put_strz(b, "type");
         dti_mp_put_strz(b, "ChildrenFailed");
-        put_message(b, l, before);
+        put_message(b, l, before, all ? SIZE_MAX : most / 2); // of a map of at least 1 KiB
         dti_mp_put_strz(b, "traceback");
         dti_mp_put_strz(b, "");
         dti_mp_put_strz(b, "language");

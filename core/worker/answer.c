@@ -336,12 +336,17 @@ static void claim(dti_link *l, const dti_claim *c) {
     dti_handler *h = dti_handler_of(w, c->row.type);
     if (!h) return;              // cannot be: only what is served is wanted
     if (f) dti_frame_lose(f);
-    f = dti_frame_new(l, h, c);
+    dtask_err fits;
+    f = dti_frame_new(l, h, c, &fits);
     if (!f) {
         dti_worker_fail(w, DTASK_ENOMEM, "no memory for a claimed task: the worker gives everything back");
         return;
     }
     l->of[h->index].got++;
+    if (fits) {                  // it must not keep this worker, and then the next, from the rest
+        dti_frame_unfit(f, dtask_err_detail());
+        return;
+    }
     h->queued++;
     if (w->stopping) dti_frame_give_back(f);
     else if (f->alone) dti_queue_push(&w->lonely, f);

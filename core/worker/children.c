@@ -399,7 +399,7 @@ static void gather_one(dtask_child *c, const dti_taskview *v, bool looked, gathe
     } else {
         if (!g->code) g->code = code, g->first_at = g->errors.n, g->first_n = map.n;
         g->failed++;
-        if (g->nerrors < DTI_ERRORS_MAX) {
+        if (g->nerrors < DTI_ERRORS_MAX && (!g->nerrors || g->errors.n + map.n <= f->w->conf.max_payload)) {
             dti_mp_put_raw(&g->errors, dti_str(map.p, map.n));
             g->nerrors++;
         }
@@ -505,7 +505,10 @@ static dtask_err batch_outcome(dtask_child *c, bool looked) {
     gathering g = {0};
     dti_mp_put_array(&g.results, (uint32_t)b->n);
     dti_seg *segs = malloc(b->nsegs * sizeof *segs + 1);
-    if (!segs) return dti_fail(DTASK_ENOMEM, "no memory for a batch of %zu runs", b->nsegs);
+    if (!segs) {
+        dti_buf_done(&g.results);
+        return dti_fail(DTASK_ENOMEM, "no memory for a batch of %zu runs", b->nsegs);
+    }
     if (b->nsegs) memcpy(segs, b->segs, b->nsegs * sizeof *segs);
     qsort(segs, b->nsegs, sizeof *segs, by_item);
     if (b->njoins) qsort(b->joins, b->njoins, sizeof *b->joins, by_join);
@@ -564,19 +567,23 @@ dtask_err dti_child_outcome(dtask_child *c, bool looked, dtask_str *out) {
     return c->code;
 }
 
+void dti_child_failures(const dtask_child *c, dtask_err err, dtask_str end, dti_failures *out) {
+    dtask_str one;
+    if (!c->batch) {
+        dti_failures_add(out, end, err);
+        return;
+    }
+    int64_t failed = 0;
+    dti_mp at = dti_mp_of(dti_mp_get(end, "errors"));
+    dti_mpval head;
+    for (dti_mp_next(&at, &head); at.p < at.end && dti_mp_skip(&at, &one);) dti_failures_add(out, one, DTASK_OK);
+    if (dti_mp_int(dti_mp_get(end, "failed"), &failed)) out->failed = (uint64_t)failed;
+}
+
 dtask_err dti_child_fails(dtask_child *c, dtask_err err, dtask_str end) {
     dti_fail_map(err, end);
     dti_failures all = {0};
-    dtask_str one;
-    if (c->batch) {
-        int64_t failed = 0;
-        dti_mp at = dti_mp_of(dti_mp_get(end, "errors"));
-        dti_mpval head;
-        for (dti_mp_next(&at, &head); at.p < at.end && dti_mp_skip(&at, &one);) dti_failures_add(&all, one, DTASK_OK);
-        if (dti_mp_int(dti_mp_get(end, "failed"), &failed)) all.failed = (uint64_t)failed;
-    } else {
-        dti_failures_add(&all, end, err);
-    }
+    dti_child_failures(c, err, end, &all);
     dti_fallen_keep(c->task, err, &all);
     dti_failures_done(&all);
     return err;

@@ -79,17 +79,19 @@ dtask_task *dti_frame_find(dtask_worker *w, uint64_t job, uint32_t ord) {
     return f;
 }
 
-dtask_task *dti_frame_new(dti_link *link, dti_handler *h, const dti_claim *c) {
+dtask_task *dti_frame_new(dti_link *link, dti_handler *h, const dti_claim *c, dtask_err *out_fits) {
     dtask_worker *w = link->w;
     if (w->ntable >= w->ctable && !table_grow(w)) return NULL;
     dti_buf filled = {0};
     dtask_str args = c->args;
+    *out_fits = DTASK_OK;
     if (c->ndeps) {
-        if (dti_args_fill(&filled, c)) {
+        *out_fits = dti_args_fill(&filled, c);
+        if (*out_fits == DTASK_ENOMEM) {
             dti_buf_done(&filled);
             return NULL;
         }
-        args = dti_str(filled.p, filled.n);
+        if (!*out_fits) args = dti_str(filled.p, filled.n);
     }
     dtask_task *f = calloc(1, sizeof *f + c->id.n + args.n + c->trigger.n + 3);
     if (!f) {
@@ -385,6 +387,13 @@ void dti_frame_give_back(dtask_task *f) {
     f->h->queued--;
     dti_end_set(f, DTI_END_RELEASE);
     f->unstarted = true;
+    dti_out_add(f, true);
+}
+
+void dti_frame_unfit(dtask_task *f, const char *why) {
+    f->state = DTI_F_ENDING;
+    dti_error_put(&f->value, "BadArguments", dti_strz(why), "");
+    dti_end_set(f, DTI_END_FAIL);
     dti_out_add(f, true);
 }
 

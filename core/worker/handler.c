@@ -8,14 +8,31 @@
 
 // ---- arguments -----------------------------------------------------------------
 
+// Whether this value stands for the result of a dep: its number.
+static bool stands(const dti_mpval *v, uint32_t *out) {
+    if (v->kind != DTI_MP_EXT || v->ext != DTASK_B_EXT_OUTPUT || v->s.n != 4) return false;
+    const unsigned char *b = (const unsigned char *)v->s.p;
+    *out = (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+    return true;
+}
+
+dtask_err dti_args_check(dtask_str args, size_t ndeps) {
+    dti_mp at = dti_mp_of(args);
+    dti_mpval v;
+    uint32_t i;
+    while (at.p < at.end && dti_mp_next(&at, &v)) // heads of arrays and maps, then what is in them
+        if (stands(&v, &i) && i >= ndeps)
+            return dti_fail(DTASK_EARGS, "The arguments stand for the result of dep %u, and the call has %zu: give a child by the format t.", i, ndeps);
+    return DTASK_OK;
+}
+
 // Copies one value, with results in the places that stand for them.
 static bool fill(dti_buf *out, dti_mp *at, const dti_claim *c, unsigned depth) {
     const char *from = at->p;
     dti_mpval v;
+    uint32_t i;
     if (depth > DTI_MP_DEPTH_MAX || !dti_mp_next(at, &v)) return false;
-    if (v.kind == DTI_MP_EXT && v.ext == DTASK_B_EXT_OUTPUT && v.s.n == 4) {
-        const unsigned char *b = (const unsigned char *)v.s.p;
-        uint32_t i = (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+    if (stands(&v, &i)) {
         if (i >= c->ndeps) return false;
         if (c->deps[i].data.n) dti_mp_put_raw(out, c->deps[i].data);
         else dti_mp_put_nil(out);
@@ -30,8 +47,8 @@ static bool fill(dti_buf *out, dti_mp *at, const dti_claim *c, unsigned depth) {
 
 dtask_err dti_args_fill(dti_buf *out, const dti_claim *c) {
     dti_mp at = dti_mp_of(c->args);
-    if (!fill(out, &at, c, 0) || out->failed) return dti_fail(DTASK_EARGS, "the arguments do not fit their task's deps");
-    return DTASK_OK;
+    if (!fill(out, &at, c, 0)) return dti_fail(DTASK_EARGS, "the arguments do not fit their task's deps");
+    return out->failed ? dti_fail(DTASK_ENOMEM, "no memory for a task's arguments") : DTASK_OK;
 }
 
 dtask_err dtask_args(dtask_task *f, const char *fmt, ...) {

@@ -82,8 +82,10 @@ static dtask_err making_begin(dtask_task *f, const dtask_b_call *call, making *m
 static dtask_err make_one(dtask_task *f, const dtask_b_call *call, making *m, dtask_str args, dtask_str hashed,
     dti_unsent **out) {
     dti_new n = {0};
+    dtask_err err = call->ndeps ? dti_args_check(args, call->ndeps) : DTASK_OK;
+    if (err) return err;
     if (call->ndeps) hashed = hash_deps(&m->mem, call, hashed.n ? hashed : args);
-    dtask_err err = dti_call_make(f->w->app, &m->mem, m->info, &m->opts, args, hashed, &n);
+    err = dti_call_make(f->w->app, &m->mem, m->info, &m->opts, args, hashed, &n);
     if (err) return err;
     size_t keys = n.nkeys * sizeof *n.keys, deps = call->ndeps * sizeof(dtask_child *);
     dti_unsent *u = malloc(sizeof *u + keys + deps + n.args.n);

@@ -107,11 +107,24 @@ static dtask_err put_each(dtask_child *page, uint32_t n, dti_buf *all) {
     return err;
 }
 
+// Fails for this page's children, within max_payload.
+static dtask_err fail_for(dtask_task *f, dtask_child *page, dtask_str end) {
+    if (end.n <= f->w->conf.max_payload) return dti_fail_as(f, DTASK_EFAILED, end);
+    dti_failures all = {0};
+    dti_buf map = {0};
+    dti_child_failures(page, DTASK_EFAILED, end, &all);
+    dti_failures_put(&all, &map, "", "", f->w->conf.max_payload);
+    dtask_err err = map.failed ? dti_fail(DTASK_ENOMEM, "no memory for an error") : dti_fail_as(f, DTASK_EFAILED, dti_str(map.p, map.n));
+    dti_failures_done(&all);
+    dti_buf_done(&map);
+    return err;
+}
+
 static dtask_err put_page(dtask_task *f, dtask_child *page, uint32_t n, bool may_fail, dti_buf *all) {
-    dtask_str values;
+    dtask_str values = {0};
     dtask_err err = dti_child_outcome(page, true, &values);
     if (is_bad_end(err) && may_fail) return put_each(page, n, all);
-    if (err) return err == DTASK_EFAILED && values.n ? dti_fail_as(f, err, values) : err;
+    if (err) return err == DTASK_EFAILED && values.n ? fail_for(f, page, values) : err;
     dti_mp at = dti_mp_of(values);
     dti_mpval head;
     if (dti_mp_next(&at, &head)) dti_buf_add(all, at.p, (size_t)(at.end - at.p));

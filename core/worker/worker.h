@@ -372,7 +372,9 @@ void dti_mail_again(dti_link *);             // reads what could not be read
 void dti_frames_void(dti_turnbox *);         // L: every token of its shard is void, and what is in flight too
 
 // frame.c
-dtask_task *dti_frame_new(dti_link *, dti_handler *, const dti_claim *); // L
+// L: NULL: no memory. *out_fits EARGS: its arguments do not fit its deps.
+dtask_task *dti_frame_new(dti_link *, dti_handler *, const dti_claim *, dtask_err *out_fits);
+void dti_frame_unfit(dtask_task *, const char *why); // L: fails before it begins, for good
 dtask_task *dti_frame_find(dtask_worker *, uint64_t job, uint32_t ord); // L
 void dti_frame_rest(dtask_task *);           // L: frees it if nothing needs it any more
 void dti_frame_lose(dtask_task *);           // L: its token is void
@@ -437,6 +439,7 @@ void dti_child_ended(dtask_task *, const dti_mail *); // L: the child mail->ord 
 void dti_child_known(dtask_child *, bool bad); // L: it is complete; how is read when asked for
 dtask_err dti_child_load(dtask_child *);     // reads how it ended if need be
 dtask_err dti_child_outcome(dtask_child *, bool looked, dtask_str *out); // 0 and the result, or the error map
+void dti_child_failures(const dtask_child *, dtask_err, dtask_str map, dti_failures *); // of such an outcome
 dtask_err dti_child_fails(dtask_child *, dtask_err, dtask_str map); // a C handler gets this outcome; returns the error
 void dti_ack_add(dtask_task *, uint32_t ord, bool replaced); // L
 
@@ -479,7 +482,8 @@ void dti_seats_ring(dtask_worker *);         // L: the worker ended
 void dti_seat_forget(dtask_task *);          // L: the frame goes
 
 // handler.c
-dtask_err dti_args_fill(dti_buf *, const dti_claim *); // outputs put in their places
+dtask_err dti_args_fill(dti_buf *, const dti_claim *); // outputs put in their places; EARGS, ENOMEM
+dtask_err dti_args_check(dtask_str args, size_t ndeps); // EARGS: they stand for another dep's result
 // A call gives a C handler this error, for its children: if that is what it
 // returns, its task fails with ChildrenFailed. The thread's detail is set before.
 void dti_fallen_keep(dtask_task *, dtask_err err, const dti_failures *);

@@ -32,6 +32,7 @@ Wait = tuple[Sequence[ChildPtr], int, "float | None"]
 Steps = Generator[Wait, None, T]
 
 _LIFE_S = 4e9
+_RETRY_ROOM = 16  # what stands beside the error of a Retry: the array's head, a number, a bool
 STARTS_MAX = 10_000  # jobs that one task may start
 
 _current: ContextVar[Frame | None] = ContextVar("dynatask_frame", default=None)
@@ -144,17 +145,19 @@ class Frame:
             # From the handler on: what called it is of no use to anybody.
             traces.keep(self.context["id"], error.__traceback__.tb_next or error.__traceback__)
         if isinstance(error, errors.Retry):
-            return _core.RETRY, _encode([errors.describe(error), error.after, error.counted])
+            told = self._error_map(error, _RETRY_ROOM)
+            return _core.RETRY, b"\x93" + told + _encode(error.after) + _encode(error.counted)
         if isinstance(error, self.type.retry_on) and not isinstance(error, errors.Fatal):
             return _core.FAIL, self._error_map(error)
         return _core.FATAL, self._error_map(error)
 
-    def _error_map(self, error: BaseException) -> bytes:
-        data = errors.describe(error)
+    def _error_map(self, error: BaseException, room: int = 0) -> bytes:
+        """Within max_payload, with so much room beside it: an error that is too big would be another one, and no retry."""
+        data, most = errors.describe(error), self.type.max_payload - room
         told = _encode(data)
-        if len(told) > self.type.max_payload and data.pop("errors", None):
+        if len(told) > most and data.pop("errors", None):
             told = _encode(data)  # the count is told, and why the first of them failed
-        return told
+        return told if len(told) <= most else _encode(errors.shorten(data, most))
 
 
 # ---- the current frame --------------------------------------------------------------

@@ -165,14 +165,18 @@ class Retry(Exception):
     """
 
     def __init__(self, message: str = "", *, after: float | None = None, counted: bool = True) -> None:
-        number: object = after
-        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf):
-            raise BadArguments(f"Retry(after={after!r}): give seconds from now, a number from 0")
-        if not isinstance(counted, bool):
-            raise BadArguments(f"Retry(counted={counted!r}): give True or False")
         super().__init__(message)
+        _check_retry(after, counted)
         self.after = after
         self.counted = counted
+
+
+def _check_retry(after: object, counted: object) -> None:
+    number = isinstance(after, (int, float)) and not isinstance(after, bool) and 0 <= after < math.inf
+    if after is not None and not number:
+        raise BadArguments(f"Retry(after={after!r}): give seconds from now, a number from 0")
+    if not isinstance(counted, bool):
+        raise BadArguments(f"Retry(counted={counted!r}): give True or False")
 
 
 class Fatal(Exception):
@@ -251,6 +255,18 @@ def _from_handler(trace: TracebackType | None) -> TracebackType | None:
     while at is not None and at.tb_frame.f_globals.get("__package__") == __package__:
         at = at.tb_next
     return at or trace
+
+
+def shorten(data: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Such a map within `most` bytes, 1,024 at least: without errors, the texts a third of that each."""
+    cut = {**data, "type": _text(data["type"], 100)}
+    cut.pop("errors", None)
+    message, trace = data["message"].encode(), data["traceback"].encode()
+    if len(message) > most // 3:
+        cut["message"] = message[: most // 3 - 3].decode(errors="ignore") + "…"
+    if len(trace) > most // 3:
+        cut["traceback"] = "…" + trace[3 - most // 3 :].decode(errors="ignore")
+    return cut
 
 
 def _of_child(error: TaskFailed) -> dict[str, Any]:

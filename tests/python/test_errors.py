@@ -7,6 +7,7 @@ from dynatask import (
     ChildrenFailed,
     DynataskError,
     Fatal,
+    Retry,
     TaskCancelled,
     TaskFailed,
     TaskSkipped,
@@ -282,6 +283,37 @@ def test_every_error_has_its_c_name() -> None:
     assert issubclass(d.ChildrenFailed, TaskFailed) and issubclass(d.TaskCancelled, TaskFailed)
     assert not issubclass(d.Cancelled, Exception) and not issubclass(d.Unwind, Exception)
     assert issubclass(d.Retry, Exception) and issubclass(d.Fatal, Exception)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_error_longer_than_max_payload_is_cut_and_retried(new_app, again: bool) -> None:
+    app = new_app(max_payload="1KiB")
+
+    @app.task(retries=1)
+    def broken() -> None:
+        text = "ä" * 5000
+        raise Retry(text) if again else ValueError(text)
+
+    with app.worker(slots=1):
+        error = broken.start().error()
+    assert error is not None
+    assert (error.type, error.attempts) == ("Retry" if again else "ValueError", 2)
+    assert error.message.startswith("ää") and error.message.endswith("ä…")
+    assert error.traceback.startswith("…")
+
+
+def test_start_map_fails_within_max_payload(new_app) -> None:
+    app = new_app(max_payload="4KiB")
+
+    @app.task
+    def broken(n: int) -> int:
+        raise ValueError("x" * 900)
+
+    with app.worker(slots=2):
+        error = broken.start_map(range(20)).error()
+    assert isinstance(error, ChildrenFailed)
+    assert error.failed == 20 and len(error.errors) < 20
+    assert "20 children did not succeed, the first " in error.message and len(error.message) <= 2200
 
 
 def test_not_found(app: App) -> None:
