@@ -46,12 +46,13 @@ static dtask_err set(const char *name, const char *value, bool is_start, dti_cal
     if (!strcmp(name, "expires")) return dti_text_us(value, &o->expires_us) ? DTASK_OK : unfit(name, value, seconds);
     if (!strcmp(name, "priority")) return number(name, value, -2, 2, "-2 to 2", &o->prio);
     if (!strcmp(name, "retries")) return number(name, value, 0, INT_MAX, "a number from 0", &o->retries);
+    if (!strcmp(name, "unique")) return o->unique = value, DTASK_OK; // read where the type is known
     if (!strcmp(name, "may_fail")) {
         if (!dti_text_bool(value, &yes)) return unfit(name, value, "1 or 0");
         o->may_fail = yes;
         return DTASK_OK;
     }
-    return dti_fail(DTASK_EARGS, "A call has no option \"%.100s\": there are id key delay at priority retries timeout expires may_fail tag.NAME.",
+    return dti_fail(DTASK_EARGS, "A call has no option \"%.100s\": there are id key delay at priority retries timeout expires unique may_fail tag.NAME.",
         name);
 }
 
@@ -130,19 +131,28 @@ static dtask_err key_hash(dtask_app *app, const dti_typeinfo *type, const dti_ke
     return DTASK_OK;
 }
 
-static dtask_err keys(dtask_app *app, dti_arena *arena, const dti_typeinfo *type, dtask_str args, dti_new *out) {
-    dtask_err err = dti_type_spread(app, type);
+// The type's, but the unique one that the call brings instead of its type's.
+static dtask_err keys(dtask_app *app, dti_arena *arena, const dti_typeinfo *type, const char *unique, dtask_str args, dti_new *out) {
+    dti_keyrule own;
+    bool on = false;
+    dtask_err err = unique ? dti_unique_rule(type, unique, &on, &own) : DTASK_OK;
+    const dti_keyrule **rules = dti_alloc(arena, (type->nkeys + 1) * sizeof *rules);
+    dti_keyspec *specs = dti_alloc(arena, (type->nkeys + 1) * sizeof *specs);
     if (err) return err;
-    dti_keyspec *specs = dti_alloc(arena, type->nkeys * sizeof *specs);
-    if (!specs) return dti_fail(DTASK_ENOMEM, "No memory for keys.");
+    if (!rules || !specs) return dti_fail(DTASK_ENOMEM, "No memory for keys.");
+    uint32_t n = 0;
+    if (on) rules[n++] = &own; // before the limits, as in a type
+    for (uint32_t i = 0; i < type->nkeys; i++)
+        if (!unique || type->keys[i].spec.kind != DTI_KEY_UNIQUE) rules[n++] = &type->keys[i];
     dti_buf b = {0};
-    for (uint32_t i = 0; !err && i < type->nkeys; i++) {
-        specs[i] = type->keys[i].spec;
-        err = key_hash(app, type, &type->keys[i], args, &b, specs[i].h);
+    for (uint32_t i = 0; !err && i < n; i++) {
+        specs[i] = rules[i]->spec;
+        err = dti_key_spread(app, type, rules[i]);
+        if (!err) err = key_hash(app, type, rules[i], args, &b, specs[i].h);
     }
     dti_buf_done(&b);
     out->keys = specs;
-    out->nkeys = type->nkeys;
+    out->nkeys = n;
     return err;
 }
 
@@ -187,7 +197,7 @@ dtask_err dti_call_make(dtask_app *app, dti_arena *arena, const dti_typeinfo *ty
         // It must begin so long after it could.
         if (expires > 0) made.expires = (made.due ? made.due : now) + expires;
     }
-    if (type->nkeys && (err = keys(app, arena, type, made.args, &made))) return err;
+    if ((type->nkeys || o->unique) && (err = keys(app, arena, type, o->unique, made.args, &made))) return err;
     *out = made;
     return DTASK_OK;
 }

@@ -153,6 +153,10 @@ dtask_err dti_type_parse(dti_arena *, uint32_t no, uint32_t version, dtask_str n
 
 // EUSAGE: a limit or unique key of the scope app, where the app has several shards.
 dtask_err dti_type_spread(const dtask_app *, const dti_typeinfo *);
+dtask_err dti_key_spread(const dtask_app *, const dti_typeinfo *, const dti_keyrule *);
+// The option unique of one call: true, false, or words such as "key=url,host
+// until=run keep=60 scope=job over=raise same=true". *on: whether it has one. EARGS.
+dtask_err dti_unique_rule(const dti_typeinfo *, const char *text, bool *on, dti_keyrule *out);
 // How a type is said hello with; in the arena. EARGS: its name, signature or
 // options are malformed. As dti_type_spread, where the app is known.
 dtask_err dti_type_publish(const dtask_app * /* NULL: none is open yet */, dti_arena *, const dtask_b_type *, dti_hello_type *out);
@@ -169,6 +173,7 @@ typedef struct {                 // OPTS of one call
     int64_t timeout_us, expires_us; // -1: as the type says
     bool may_fail;
     dtask_str tags;              // msgpack map in the arena, or empty
+    const char *unique;          // as dti_unique_rule takes it; NULL: as the type says
 } dti_callopts;
 // EARGS names the option. is_start: id and tags are allowed, key is not.
 dtask_err dti_callopts_parse(dti_arena *, const char *const *opts, bool is_start, dti_callopts *out);

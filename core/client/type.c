@@ -3,6 +3,7 @@
 #include "client/client.h"
 
 #include <stdio.h>
+#include <string.h>
 
 // ---- parsing what was published ------------------------------------------------------
 
@@ -138,6 +139,59 @@ static bool get_unique(const dti_typeinfo *t, dtask_str v, dti_keyrule *rule) {
     return true;
 }
 
+// One word, name=value, as a pair of the map that get_unique takes.
+static bool put_word(dti_buf *b, dtask_str word) {
+    const char *eq = memchr(word.p, '=', word.n);
+    char text[64];
+    int64_t us;
+    bool yes;
+    if (!eq) return false;
+    dtask_str name = dti_str(word.p, (size_t)(eq - word.p)), value = dti_str(eq + 1, word.n - name.n - 1);
+    dti_mp_put_str(b, name);
+    snprintf(text, sizeof text, "%.*s", (int)(value.n < sizeof text ? value.n : sizeof text - 1), value.p);
+    if (dti_str_eq(name, dti_strz("same"))) return dti_text_bool(text, &yes) && (dti_mp_put_bool(b, yes), true);
+    if (dti_str_eq(name, dti_strz("keep"))) return dti_text_us(text, &us) && (dti_mp_put_float(b, (double)us / 1e6), true);
+    if (!dti_str_eq(name, dti_strz("key")) || dti_str_eq(value, dti_strz("*"))) {
+        dti_mp_put_str(b, value);
+        return dti_str_eq(name, dti_strz("key")) || dti_str_eq(name, dti_strz("until")) || dti_str_eq(name, dti_strz("scope")) ||
+            dti_str_eq(name, dti_strz("over"));
+    }
+    uint32_t n = value.n > 0;
+    for (size_t i = 0; i < value.n; i++) n += value.p[i] == ',';
+    dti_mp_put_array(b, n);
+    for (const char *p = value.p, *end = p + value.n; n--; p++) {
+        const char *comma = memchr(p, ',', (size_t)(end - p));
+        dti_mp_put_str(b, dti_str(p, (size_t)((comma ? comma : end) - p)));
+        if (comma) p = comma;
+    }
+    return true;
+}
+
+dtask_err dti_unique_rule(const dti_typeinfo *t, const char *text, bool *on, dti_keyrule *out) {
+    dti_buf pairs = {0}, value = {0};
+    uint32_t n = 0;
+    bool ok = true;
+    *out = (dti_keyrule){0};
+    if (dti_text_bool(text, on)) {
+        dti_mp_put_bool(&value, *on);
+    } else {
+        *on = true;
+        for (const char *p = text; ok && *p; n++) {
+            size_t len = strcspn(p, " ");
+            ok = put_word(&pairs, dti_str(p, len));
+            p += len + strspn(p + len, " ");
+        }
+        ok = ok && n;
+        dti_mp_put_map(&value, n);
+        dti_mp_put_raw(&value, dti_str(pairs.p, pairs.n));
+    }
+    ok = ok && !pairs.failed && !value.failed && (!*on || get_unique(t, dti_str(value.p, value.n), out));
+    dti_buf_done(&pairs);
+    dti_buf_done(&value);
+    return ok ? DTASK_OK : dti_fail(DTASK_EARGS, "The option unique cannot be \"%.200s\" for %s: give true, false, or words such as key=url,host until=run "
+        "keep=60 scope=job over=raise same=true, where key names parameters.", text, t->name);
+}
+
 static bool get_keys(dti_arena *arena, dti_typeinfo *t, dtask_str map) {
     dtask_str limit = dti_mp_get(map, "limit"), unique = dti_mp_get(map, "unique");
     bool yes = true;
@@ -212,14 +266,17 @@ dtask_err dti_type_parse(dti_arena *arena, uint32_t no, uint32_t version, dtask_
     return DTASK_OK;
 }
 
+dtask_err dti_key_spread(const dtask_app *app, const dti_typeinfo *t, const dti_keyrule *rule) {
+    if (app->engine->shards <= 1 || rule->spec.scope) return DTASK_OK;
+    return dti_fail(DTASK_EUSAGE, "The type %s has a %s over the whole app, and this app lies in %u shards of a Redis Cluster, none of which sees the "
+        "others' tasks: give it the scope \"job\", or use a Redis that is no Cluster.", t->name,
+        rule->spec.kind == DTI_KEY_LIMIT ? "limit" : "unique key", app->engine->shards);
+}
+
 dtask_err dti_type_spread(const dtask_app *app, const dti_typeinfo *t) {
-    for (uint32_t i = 0; app->engine->shards > 1 && i < t->nkeys; i++) {
-        if (t->keys[i].spec.scope) continue;
-        return dti_fail(DTASK_EUSAGE, "The type %s has a %s over the whole app, and this app lies in %u shards of a Redis Cluster, none of which sees the "
-            "others' tasks: give it the scope \"job\", or use a Redis that is no Cluster.", t->name,
-            t->keys[i].spec.kind == DTI_KEY_LIMIT ? "limit" : "unique key", app->engine->shards);
-    }
-    return DTASK_OK;
+    dtask_err err = DTASK_OK;
+    for (uint32_t i = 0; i < t->nkeys && !err; i++) err = dti_key_spread(app, t, &t->keys[i]);
+    return err;
 }
 
 // ---- backoff ------------------------------------------------------------------------

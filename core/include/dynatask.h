@@ -17,7 +17,9 @@
  * OPTS: name, value, .., NULL; or NULL for none. Names as in Python, each once
  * at most; times in seconds ("1.5", "90s", "5m", "2h", "1d"), sizes in bytes
  * ("64KiB").
- * DTASK_OPTS("retries", "3", "id", "job-7") writes one.
+ * DTASK_OPTS("retries", "3", "id", "job-7") writes one. unique of a call, instead
+ * of its type's: true, false, or words of "key=url,host until=run keep=1h
+ * scope=job over=raise same=true".
  *
  * FMT: "[name:]type ..", one letter a value, then the values:
  *   i int64_t    u uint64_t    f double    b int (0 or 1)

@@ -20,7 +20,7 @@ enum {
  * [type, common arguments.., [items]]; it spawns a child for each item, with
  * the item and the common arguments, and its result is the array of their
  * results, in order. type: a name, or [name, option, value, ..] with the
- * children's retries, timeout, priority, expires, may_fail, as texts; with
+ * children's retries, timeout, priority, expires, unique, may_fail, as texts; with
  * may_fail a child without a result has nil in the array. A start of it is
  * start_map. */
 
@@ -57,7 +57,7 @@ DTASK_API dtask_err dtask_b_declare(dtask_app *app, const dtask_b_type *types, s
 /* ---- calls --------------------------------------------------------------------- */
 typedef struct {
     const char *type;
-    const char *const *opts;     /* OPTS: id key delay at(unix s) priority retries timeout expires may_fail tag.NAME */
+    const char *const *opts;     /* OPTS: id key delay at(unix s) priority retries timeout expires unique may_fail tag.NAME */
     dtask_str args;              /* msgpack array */
     dtask_child *const *deps;    /* `after` and outputs: own children; EXT_OUTPUT i is deps[i] */
     size_t ndeps;

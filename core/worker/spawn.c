@@ -320,18 +320,20 @@ static dtask_err queue_range(dtask_task *f, const making *m, dtask_str tail, uin
     uint64_t n, dtask_child *batch) {
     if (!n) return DTASK_OK;
     dtask_worker *w = f->w;
-    dti_unsent *u = malloc(sizeof *u + tail.n);
+    size_t unique = m->opts.unique ? strlen(m->opts.unique) + 1 : 0;
+    dti_unsent *u = malloc(sizeof *u + tail.n + unique);
     if (!u) return dti_fail(DTASK_ENOMEM, "no memory for a batch");
     memset(u, 0, sizeof *u);
-    if (tail.n) memcpy(u->bytes, tail.p, tail.n);
-    u->tail = dti_str(u->bytes, tail.n);
+    char *at_bytes = u->bytes;
+    u->tail = dti_str(put(&at_bytes, tail.p, tail.n), tail.n);
     u->ntail = ntail;
     u->range = true;
     u->from = from + (int64_t)at;
     u->index = at;
     u->n = n;
     u->info = m->info;
-    u->opts = m->opts;           // has no key, id or tags: points to nothing
+    u->opts = m->opts;           // has no key, id or tags
+    if (unique) u->opts.unique = put(&at_bytes, m->opts.unique, unique);
     pthread_mutex_lock(&w->lock);
     dtask_err err = wait_for_room(f);
     if (err) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 4096, MAP_WORDS_MAX = 11 }; // children of one batch; a name and five options
+enum { PAGE = 4096, MAP_WORDS_MAX = 13 }; // children of one batch; a name and six options
 
 // ---- map: [type, common args.., items] -> the results in order --------------------
 // type: its name, or [name, option, value, ..] with options of the children.
@@ -22,12 +22,12 @@ typedef struct {
 
 // What only a job or a single child has is no option of many.
 static dtask_err map_option(mapping *m, const char *name, const char *value) {
-    static const char *const names[] = {"retries", "timeout", "priority", "expires", "may_fail"};
+    static const char *const names[] = {"retries", "timeout", "priority", "expires", "may_fail", "unique"};
     if (!strcmp(name, "may_fail") && !dti_text_bool(value, &m->may_fail))
         return dti_fail(DTASK_EFATAL, "The option may_fail of " DTI_SYS_MAP " cannot be \"%.100s\": give true or false.", value);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], name)) return DTASK_OK;
-    return dti_fail(DTASK_EFATAL, "The children of " DTI_SYS_MAP " have no option \"%.100s\": there are retries timeout priority expires may_fail.", name);
+    return dti_fail(DTASK_EFATAL, "The children of " DTI_SYS_MAP " have no option \"%.100s\": there are retries timeout priority expires may_fail unique.", name);
 }
 
 static dtask_err map_words(dti_mp *at, mapping *m) {

@@ -29,7 +29,8 @@ class TypeCore:
         self.is_async = inspect.iscoroutinefunction(fn)
         self.options = dict(options)
         self.retry_on = opts.retry_on(options)
-        opts.published(options, list(inspect.signature(fn).parameters))  # what is wrong is said where it is written
+        self.params = list(inspect.signature(fn).parameters)
+        opts.published(options, self.params)  # what is wrong is said where it is written
         # Only names of a function's own scope need keeping, and only for text annotations.
         self._local: Mapping[str, Any] = local if any(isinstance(a, str) for a in getattr(fn, "__annotations__", {}).values()) else {}
         self.declared = False

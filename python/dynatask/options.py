@@ -79,7 +79,7 @@ class CallOptions(Options, total=False):
     id: of a job, without / ! @. key: of a child in its parent, else it is known
     by its arguments. after: earlier siblings, skipped if one of these fails.
     delay: seconds; at: an aware datetime. may_fail: its failure counts as
-    looked at. tags: of a job.
+    looked at. tags: of a job. unique: instead of the type's, False for none.
     """
 
     id: str
@@ -125,13 +125,9 @@ def published(options: Mapping[str, Any], params: Sequence[str]) -> bytes:
         found["crashes"] = _number("crashes", options["crashes"], 0, 2**31 - 1, whole=True)
     if "backoff" in options:
         found["backoff"] = _backoff(options["backoff"])
-    unique: object = options.get("unique", False)
-    if unique is True:
-        unique = Unique()
-    if isinstance(unique, Unique):
-        found["unique"] = _unique(unique, params)
-    elif unique is not False:
-        raise BadArguments(f"unique is {unique!r}: give True or Unique(..)")
+    rule = _unique_of(options.get("unique", False), params)
+    if rule is not None:
+        found["unique"] = rule
     found["params"] = list(params)
     return msgspec.msgpack.encode(found)
 
@@ -151,7 +147,14 @@ def _backoff(value: object) -> object:
     return delays
 
 
-def _unique(unique: Unique, params: Sequence[str]) -> dict[str, Any]:
+def _unique_of(unique: object, params: Sequence[str]) -> dict[str, Any] | None:
+    """The rule, checked; None: not unique."""
+    if unique is True:
+        unique = Unique()
+    if unique is False:
+        return None
+    if not isinstance(unique, Unique):
+        raise BadArguments(f"unique is {unique!r}: give True, False or Unique(..)")
     key: str | list[str] = "*" if unique.key == "*" else _keys(unique.key)
     for name in () if key == "*" else key:
         if name not in params:
@@ -163,6 +166,13 @@ def _unique(unique: Unique, params: Sequence[str]) -> dict[str, Any]:
         "key": key, "until": unique.until, "keep": _number("keep", unique.keep, 0, 1e10), "scope": unique.scope,
         "over": unique.over, "same": bool(unique.same),
     }  # fmt: skip
+
+
+def _words(rule: Mapping[str, Any]) -> str:
+    """A rule as a call's option, which is one text."""
+    key, same = rule["key"], "true" if rule["same"] else "false"
+    names = key if isinstance(key, str) else ",".join(key)
+    return f"key={names} until={rule['until']} keep={rule['keep']:.6f} scope={rule['scope']} over={rule['over']} same={same}"
 
 
 def _keys(key: object) -> list[str]:
@@ -183,8 +193,8 @@ def retry_on(options: Mapping[str, Any]) -> tuple[type[Exception], ...]:
     return cast("tuple[type[Exception], ...]", found)
 
 
-def of_call(options: Mapping[str, Any]) -> dict[str, str]:
-    """A call's options as C takes them, but `after`. BadArguments names what does not fit."""
+def of_call(options: Mapping[str, Any], params: Sequence[str]) -> dict[str, str]:
+    """A call's options as C takes them, but `after`. params: of its type. BadArguments names what does not fit."""
     found: dict[str, str] = {}
     for name, value in _shared(options).items():
         found[name] = str(value) if isinstance(value, int) else f"{value:.6f}"
@@ -213,7 +223,8 @@ def of_call(options: Mapping[str, Any]) -> dict[str, str]:
                     raise BadArguments(f"the tag {tag!r}={text!r}: give text for both")
                 found[f"tag.{tag}"] = text
         elif name == "unique":
-            raise BadArguments("unique is an option of the type: callers in any language must agree on it")
+            rule = _unique_of(value, params)
+            found[name] = "false" if rule is None else _words(rule)
         elif name not in found and name != "after":
             raise BadArguments(f"a call has no option {name!r}; it has {', '.join(_names(CallOptions))}")
     return found

@@ -33,7 +33,7 @@ R = TypeVar("R")
 A = TypeVar("A")
 
 _MAP = "dynatask.map"  # which every worker's core serves: [type and options, common arguments.., items]
-_OF_CHILDREN = ("retries", "timeout", "expires", "may_fail", "priority")  # what a map's options say of each child
+_OF_CHILDREN = ("retries", "timeout", "expires", "unique", "may_fail", "priority")  # what a map's options say of each child
 _CHUNK = 1000  # children that one call of the core takes
 
 
@@ -44,7 +44,7 @@ class _How:
 
     def __init__(self, type: TypeCore, options: Mapping[str, Any]) -> None:
         self.options = options
-        self.opts = opts.of_call(options)
+        self.opts = opts.of_call(options, type.params)
         after = cast("Sequence[Task[Any]]", options.get("after", ()))
         self.after: tuple[Task[Any], ...] = tuple(after) if isinstance(cast(object, after), Sequence) else (cast(Any, after),)
         for task in self.after:
@@ -90,8 +90,8 @@ class TaskType(Generic[P, R]):
     def start_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
         """A job with one child for each item; its result is the list of theirs, in order. Blocks as start.
 
-        Of using(..), id, tags, delay and at are the job's; retries, timeout and
-        expires each child's; priority both's. If a child fails the job does,
+        Of using(..), id, tags, delay and at are the job's; retries, timeout,
+        expires and unique each child's; priority both's. If a child fails the job does,
         with ChildrenFailed; with may_fail=True its place in the list is None.
         """
         return self._begin_map(*self._packed_map(items, common))
@@ -174,7 +174,7 @@ class TaskType(Generic[P, R]):
         how = self._how
         for name in ("key", "after", "may_fail"):
             if name in (options if name == "may_fail" else how.options):
-                raise BadArguments(f"{name} is of a child: start takes id, delay, at, priority, retries, timeout, expires, tags")
+                raise BadArguments(f"{name} is of a child: start takes id, delay, at, priority, retries, timeout, expires, unique, tags")
         frame = current()
         if frame is None or "id" in how.options:
             return how.call if options is how.opts else Call(type, options)

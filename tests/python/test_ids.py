@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -230,6 +231,74 @@ def test_unique_over_raise_in_a_handler(app: App) -> None:
 
     with app.worker(slots=1):
         assert root.start().result() == "ok"
+
+
+def test_unique_of_one_call(app: App) -> None:
+    gate = threading.Event()
+
+    @app.task
+    def slow(user: str, n: int) -> int:
+        gate.wait(60)
+        return n
+
+    @app.task(unique=True)
+    def once(n: int) -> int:
+        gate.wait(60)
+        return n
+
+    by_user = slow.using(unique=Unique("user"))
+    with app.worker(slots=8):
+        a, b, c, plain = by_user.start("ann", 1), by_user.start("ann", 2), by_user.start("bob", 3), slow.start("ann", 1)
+        assert a.id == b.id and len({a.id, c.id, plain.id}) == 3
+        with pytest.raises(Conflict):
+            slow.using(unique=Unique("user", over="raise")).start("ann", 4)
+        dropped = slow.using(unique=Unique(["user"], over="drop")).start("ann", 4)
+        d, e = once.start(1), once.using(unique=False).start(1)
+        assert d.id != e.id and once.start(1).id == d.id
+        gate.set()
+        assert [h.result() for h in (a, b, c, plain, d, e)] == [1, 1, 3, 1, 1, 1]
+        error = dropped.error()
+        assert isinstance(error, TaskSkipped) and error.reason == "unique"
+        kept = slow.using(unique=Unique("*", keep=3600))
+        f = kept.start("ann", 7)
+        assert f.result() == 7 and kept.start("ann", 7).id == f.id
+
+
+@pytest.mark.parametrize("how", ["spawn", "map", "range"])
+def test_unique_of_one_call_in_a_job(app: App, how: str) -> None:
+    runs: list[int] = []
+
+    @app.task
+    def leaf(n: int) -> int:
+        runs.append(n)
+        return n
+
+    @app.task
+    def root() -> None:
+        once = leaf.using(unique=Unique(scope="job"))
+        for _ in range(2):
+            with children():
+                if how == "spawn":
+                    once.spawn(1)
+                    once.spawn(2)
+                else:
+                    once.map([1, 2] if how == "map" else range(1, 3))
+
+    with app.worker(slots=1):
+        job = root.start()
+        job.result()
+        assert sorted(runs) == [1, 2] and job.info().counts.added == 3
+        runs.clear()
+        assert leaf.using(unique=Unique(scope="job", over="drop")).start_map([5, 6]).result() == [5, 6]
+
+
+@pytest.mark.parametrize("unique", [Unique("nosuch"), Unique(keep=-1), 5, None])
+def test_unique_of_one_call_that_is_none(app: App, unique: Any) -> None:
+    @app.task
+    def leaf(n: int) -> None: ...
+
+    with pytest.raises(BadArguments, match="unique|keep"):
+        leaf.using(unique=unique)
 
 
 def test_unique_names_a_parameter_that_is_not_there(app: App) -> None:

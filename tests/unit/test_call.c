@@ -217,6 +217,28 @@ Test(call, keys_of_limits_and_unique) {
     dti_arena_done(&arena);
 }
 
+Test(call, unique_of_a_call_takes_the_place_of_its_types) {
+    const dti_typeinfo *t = type("page", "url:s host:s", crawl_options()), *plain = type("page", "url:s host:s", (dtask_str){0});
+    dtask_str args = mp("z z", "u1", "a.org");
+    dti_new own = call(t, NULL, args), x = call(t, DTASK_OPTS("unique", "false"), args);
+    cr_assert(x.nkeys == 2 && x.keys[0].kind == DTI_KEY_LIMIT);
+    x = call(t, DTASK_OPTS("unique", "key=url scope=job until=run"), args);
+    cr_assert(x.nkeys == 3 && x.keys[0].kind == DTI_KEY_UNIQUE && x.keys[1].kind == DTI_KEY_LIMIT);
+    cr_assert(same(x.keys[0].h, own.keys[0].h)); // the key of those without the option
+    x = call(plain, DTASK_OPTS("unique", "true"), args);
+    cr_assert(x.nkeys == 1 && x.keys[0].scope == 0 && x.keys[0].until == DTI_UNTIL_END && x.keys[0].over == DTI_OVER_JOIN);
+    cr_assert(same(x.keys[0].h, call(plain, DTASK_OPTS("unique", "key=*  same=false"), args).keys[0].h));
+    x = call(plain, DTASK_OPTS("unique", "key=host,url keep=1m over=raise same=yes"), args);
+    cr_assert(x.keys[0].keep_us == 60000000 && x.keys[0].over == DTI_OVER_RAISE && x.keys[0].same);
+    dti_new n;
+    static const char *const bad[] = {"", " ", "maybe", "key=nosuch", "key=url,", "key=,url", "scope=all", "keep=-1", "keep=", "same=", "over", "=", "n=1"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cr_assert(eq(int, make(plain, DTASK_OPTS("unique", bad[i]), args, (dtask_str){0}, &n), DTASK_EARGS), "%s", bad[i]);
+        cr_assert(says("unique"));
+    }
+    dti_arena_done(&arena);
+}
+
 Test(types, plain_forms_of_limit_and_unique) {
     const dti_typeinfo *t = type("a", "", one("limit", dti_strz("\x04")));
     cr_assert(t->nkeys == 1 && t->keys[0].spec.max == 4 && !t->keys[0].all && t->keys[0].nparams == 0);
