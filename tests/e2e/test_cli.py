@@ -225,15 +225,16 @@ def test_ctrl_c_leaves_the_job(sh: Shell) -> None:
     sh("start", "add", 1, "--id", "i")
 
     def interrupted(*words: str) -> str:
-        process = subprocess.Popen(sh.command(*words), cwd=sh.folder, env=sh.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline()  # it follows, or its handler runs
-        process.send_signal(signal.SIGINT)
-        told = process.stderr.readline()
-        if words[0] == "run":
-            (sh.folder / "gate").open("w").close()
-        told += process.stderr.read()
-        assert process.wait() == 130 and "Traceback" not in told
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(sh.command(*words), cwd=sh.folder, env=sh.env, text=True, **pipes) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline()  # it follows, or its handler runs
+            process.send_signal(signal.SIGINT)
+            told = process.stderr.readline()
+            if words[0] == "run":
+                (sh.folder / "gate").open("w").close()
+            told += process.stderr.read()
+        assert process.returncode == 130 and "Traceback" not in told
         return told
 
     assert "job i goes on" in interrupted("watch", "i")
@@ -316,13 +317,13 @@ def test_a_worker_says_what_it_serves_once_it_does(sh: Shell) -> None:
         assert told.startswith("dynatask: "), told
     fib, plugin = f"{ROOT}/examples/fib/fib.py", BUILD / "examples/fib/fib.so"
     command = sh.command("-a", fib, "worker", "--plugin", plugin)
-    process = subprocess.Popen(command, cwd=sh.folder, env=sh.env, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        assert process.stderr.readline() == f"dynatask worker {process.pid} of app fib serves fib, fib_c; SIGTERM drains\n"
-    finally:
-        process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    with subprocess.Popen(command, cwd=sh.folder, env=sh.env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"dynatask worker {process.pid} of app fib serves fib, fib_c; SIGTERM drains\n"
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
 
 
 # ---- check ---------------------------------------------------------------------------------

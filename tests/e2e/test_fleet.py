@@ -68,7 +68,7 @@ def fleets(tmp_path: Path) -> Iterator[list[Popen]]:
     yield running
     for one in running:
         one.terminate()  # it drains its workers
-        one.wait(60)
+        one.communicate(timeout=60)
 
 
 def start(fleets: list[Popen], folder: Path, url: str | None) -> Popen:

@@ -70,5 +70,6 @@ def test_the_command_line(words: Path) -> None:
     finally:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        codes = [worker.wait(60) for worker in workers]
-    assert codes == [0, 0]
+        for worker in workers:
+            worker.communicate(timeout=60)
+    assert [worker.returncode for worker in workers] == [0, 0]

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -195,24 +196,21 @@ def test_what_a_killed_worker_held_is_given_back(redis_cluster: RedisCluster, tm
     @app.extern()
     def held(n: int) -> int: ...
 
-    def worker(does: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, program, redis_cluster.url, does], stdout=subprocess.PIPE, text=True)
+    @contextmanager
+    def worker(does: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen([sys.executable, program, redis_cluster.url, does], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
-    first = worker("hang")
-    try:
+    with worker("hang") as first:
         assert first.stdout and first.stdout.readline() == "serves\n"
         jobs = [held.start(n) for n in range(24)]
         assert Counter(first.stdout.readline() for _ in jobs) == Counter(f"{n}\n" for n in range(24))
-        second = worker("end")
-        try:
+        with worker("end"):
             first.kill()
             assert [job.result(timeout=60) for job in jobs] == list(range(24))
-        finally:
-            second.kill()
-            second.wait()
-    finally:
-        first.kill()
-        first.wait()
 
 
 HELD = """
