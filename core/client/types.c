@@ -134,8 +134,15 @@ static dtask_err find(dtask_app *app, dtask_str name, uint32_t version, uint32_t
         *out = atomic_load(&e->info);
         return DTASK_OK;
     }
+    // Where a start needs the name alone, it does not wait for a store that is away; nor for another thread's look.
+    bool brief = e && app->engine->by_name;
+    int64_t looked = brief ? atomic_load(&e->looked) : 0, now = dti_mono_us();
+    if (brief && now - looked >= REFRESH_US && !atomic_compare_exchange_strong(&e->looked, &looked, now)) {
+        *out = atomic_load(&e->info);
+        return DTASK_OK;
+    }
     dti_arena arena = {0};
-    dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = name, .version = name.n ? version : no}};
+    dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPE, .id = name, .version = name.n ? version : no, .brief = brief}};
     dtask_err err = dti_engine_call(app->engine, &arena, &op);
     if (!err && !op.read.n && name.n && dti_type_again(app, name)) err = dti_engine_call(app->engine, &arena, &op);
     if (e && (err || (!op.read.n && app->engine->by_name))) { // an engine that is away for a while takes no known type with it

@@ -221,6 +221,7 @@ typedef struct {
     int state;                   // JOBS: a dti_jobstate or -1; newest first
     uint64_t before;             // JOBS: job no, 0 none
     bool whole;                  // KIDS: with args and outcomes, else the row alone
+    bool brief;                  // the caller does without: a server that is away is not waited for
     // out; nothing found: n = 0
     uint32_t n; bool more; uint32_t next;       // next: `from` of the next page
     dti_jobview *jobs; dti_taskview *tasks; dti_mail *mails; dti_typeview *types; dti_workerview *workers;

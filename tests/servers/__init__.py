@@ -5,6 +5,7 @@
         redis("SET", "a", 1)                            # one raw command
         redis.kill(); redis.start()                     # SIGKILL; again on the same data and port
         with redis.client() as client: ...              # a raw connection: resp.py
+    proxy = servers.Proxy(guard, redis.port)        # a network that can be cut
 
 Everything is on loopback ports that were free and are nobody's default, in a temporary folder, and is gone when the guard is closed or its
 process dies, however it dies. pytest fixtures: `fixtures.py`.
@@ -24,9 +25,10 @@ process dies, however it dies. pytest fixtures: `fixtures.py`.
 from .certificates import Certificates
 from .kafka import Kafka, KafkaCluster
 from .process import Guard, Process, Server, ServerError
+from .proxy import Proxy
 from .redis import Move, Redis, RedisCluster, RedisPair, Sentinel
 from .resp import Resp, RespError
 
 __all__ = [
-    "Certificates", "Guard", "Kafka", "KafkaCluster", "Move", "Process", "Redis", "RedisCluster", "RedisPair", "Resp", "RespError", "Sentinel", "Server", "ServerError",
+    "Certificates", "Guard", "Kafka", "KafkaCluster", "Move", "Process", "Proxy", "Redis", "RedisCluster", "RedisPair", "Resp", "RespError", "Sentinel", "Server", "ServerError",
 ]  # fmt: skip

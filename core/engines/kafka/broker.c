@@ -65,8 +65,9 @@ static dtask_err set(rd_kafka_conf_t *conf, const char *name, const char *value)
 // Ours first, then the user's, which win.
 static dtask_err settings(const dti_broker *b, const char *const *pairs, rd_kafka_conf_t **out) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    // Partitions that are added are found by looking: what lies in one waits that long at most.
     static const char *const all[] = {"client.id", "dynatask", "reconnect.backoff.ms", "50", "reconnect.backoff.max.ms", "500",
-        "socket.nagle.disable", "true", "socket.keepalive.enable", "true", NULL};
+        "socket.nagle.disable", "true", "socket.keepalive.enable", "true", "topic.metadata.refresh.interval.ms", "10000", NULL};
     dtask_err err = set(conf, "bootstrap.servers", b->servers);
     for (const char *const *p = all; *p && !err; p += 2) err = set(conf, p[0], p[1]);
     for (const char *const *p = pairs; p && *p && !err; p += 2) err = set(conf, p[0], p[1]);
@@ -459,10 +460,11 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
     r->at = b;
     r->topics = calloc(n + 1, sizeof *r->topics);
     for (size_t i = 0; r->topics && i < n && (r->topics[i] = strdup(topics[i])); i++) r->ntopics++;
-    // A worker whose slots are full may not read for long: only the group's
-    // heartbeats say that it lives.
+    // A worker whose slots are full may not read for long, but it serves the
+    // group. One that does not, for its store is away, may not hold up the
+    // others: a rebalance waits that long for each member.
     const char *pairs[] = {"group.id", group, "partition.assignment.strategy", "range", "enable.auto.commit", "false", "enable.auto.offset.store",
-        "false", "auto.offset.reset", "earliest", "max.poll.interval.ms", "86400000", "session.timeout.ms", "6000", "heartbeat.interval.ms", "1000",
+        "false", "auto.offset.reset", "earliest", "max.poll.interval.ms", "10000", "session.timeout.ms", "6000", "heartbeat.interval.ms", "1000",
         "queued.min.messages", "512", "queued.max.messages.kbytes", "4096", "fetch.message.max.bytes", "1048576",
         *member ? "group.instance.id" : NULL, member, NULL};
     rd_kafka_conf_t *conf;

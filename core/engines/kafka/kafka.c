@@ -122,8 +122,7 @@ static dtask_str source_of(dti_arena *arena, const char *topic, int32_t partitio
 // taken in. True: its start still lies in Kafka; *type is its type's name.
 static bool lies_in_kafka(kafka *k, dti_arena *arena, dtask_str id, dti_op *op, dti_started_job *job, const char **type) {
     char topic[DTI_KAFKA_NAME_MAX + 1];
-    dti_hash hash = dti_id_hash(id);
-    if (!dti_started_find(k->started, hash, job)) return false;
+    if (!dti_started_find(k->started, dti_id_hash(id), job)) return false;
     pthread_mutex_lock(&k->lock);
     *type = k->types[job->topic];
     pthread_mutex_unlock(&k->lock);
@@ -132,9 +131,7 @@ static bool lies_in_kafka(kafka *k, dti_arena *arena, dtask_str id, dti_op *op, 
     store_call(k, arena, ops, 2);
     *op = ops[1];
     if (ops[0].err || op->err) return false;
-    if (ops[0].intake.at < (uint64_t)job->next) return true;
-    dti_started_drop(k->started, hash);
-    return false;
+    return ops[0].intake.at < (uint64_t)job->next; // of a store that has lost its rows it is so again
 }
 
 static void read_started(kafka *k, dti_arena *arena, dti_op *op) {

@@ -26,13 +26,11 @@ void dti_started_free(dti_started *s) {
     free(s);
 }
 
-// Its place, or the free one where it would be. An entry whose `there` is
-// false and whose next is not 0 was dropped: the search goes on behind it.
+// Its place, or the free one where it would be.
 static dti_started_job *place(const table *t, dti_hash id) {
     for (size_t i = id.h[0] & (t->room - 1);; i = (i + 1) & (t->room - 1)) {
         dti_started_job *j = &t->jobs[i];
-        if (!j->there && !j->next) return j;
-        if (j->there && dti_hash_eq(j->id, id)) return j;
+        if (!j->there || dti_hash_eq(j->id, id)) return j;
     }
 }
 
@@ -79,12 +77,4 @@ bool dti_started_find(dti_started *s, dti_hash id, dti_started_job *out) {
     if (at) *out = *at;
     pthread_mutex_unlock(&s->lock);
     return at;
-}
-
-void dti_started_drop(dti_started *s, dti_hash id) {
-    pthread_mutex_lock(&s->lock);
-    dti_started_job *young = find(&s->young, id), *old = find(&s->old, id);
-    if (young) young->there = false;
-    if (old) old->there = false;
-    pthread_mutex_unlock(&s->lock);
 }

@@ -1,5 +1,6 @@
-// What this process has started and no worker may have taken in yet, so that
-// whoever started a job can look at it and cancel it at once.
+// What this process has started, and where in Kafka it lies, so that whoever
+// started a job can look at it and cancel it before a worker took it in; or
+// again, where the store has lost it.
 //
 // Bounded: of the latest starts at least DTI_STARTED_MIN are known, at most
 // twice as many. Any thread.
@@ -23,4 +24,3 @@ dti_started *dti_started_new(void);              // NULL: no memory
 void dti_started_free(dti_started *);
 void dti_started_add(dti_started *, const dti_started_job *); // without memory it is not known
 bool dti_started_find(dti_started *, dti_hash id, dti_started_job *out);
-void dti_started_drop(dti_started *, dti_hash id);

@@ -19,6 +19,8 @@
 
 #include "engines/shards/shards.h"
 
+enum { BRIEF_US = 100000 };
+
 // ---- one caller's operations -----------------------------------------------------
 
 static bool growing(const dti_message *m) {
@@ -40,6 +42,7 @@ static void put_op(dti_redis *r, dti_redis_call *c, const dti_op *op, dti_buf *s
     else dti_redis_put_op(scratch, op);
     dti_redis_put_wire(c, scratch);
     c->turns |= op->kind == DTI_OP_TURN;
+    c->brief |= op->kind == DTI_OP_READ && op->read.brief;
 }
 
 static dtask_err too_late(dti_redis *r, int64_t waited) { // under lock
@@ -51,7 +54,8 @@ static dtask_err too_late(dti_redis *r, int64_t waited) { // under lock
 
 // Sends it and waits. The call is the caller's again, unless it came too late.
 static dtask_err exchange(dti_redis *r, dti_redis_call *c, bool *ours) {
-    int64_t from = dti_mono_us(), until = from + (c->turns && r->lease_us < r->timeout_us ? r->lease_us : r->timeout_us);
+    int64_t most = c->brief ? BRIEF_US : c->turns ? r->lease_us : r->timeout_us;
+    int64_t from = dti_mono_us(), until = from + (most < r->timeout_us ? most : r->timeout_us);
     struct timespec ts = {until / 1000000, until % 1000000 * 1000};
     dtask_err err = DTASK_OK;
     *ours = true;

@@ -39,6 +39,7 @@ typedef struct dti_redis_call {
     bool grows;                  // needs memory: refused by a server that is full
     bool bell;                   // of a bell: nobody waits, lost with the connection
     bool turns;                  // asks for work: its answer says who is hungry
+    bool brief;                  // its caller waits for an answer that is near
     // under lock
     dti_redis_state state;
     bool left;                   // its caller has: the I/O thread frees it
