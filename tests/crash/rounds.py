@@ -96,14 +96,14 @@ class Worker:
             return -9
 
 
-def fleet(plugin: Path, env: dict[str, str], log: Path) -> list[Worker]:
-    """Two C and two Python workers."""
+def fleet(plugin: Path, env: dict[str, str], log: Path, pairs: int = 2) -> list[Worker]:
+    """C and Python workers, so many of each."""
     import dynatask
 
     host = Path(dynatask.__file__ or "").parent / "bin" / "dynatask-worker"
     c = [str(host), "--app", "rounds", "--plugin", str(plugin), "--slots", "2"]
     python = [sys.executable, str(HERE / "tree.py")]
-    return [Worker(lang, cmd, env, log) for lang, cmd in [("c", c), ("python", python)] * 2]
+    return [Worker(lang, cmd, env, log) for lang, cmd in [("c", c), ("python", python)] * pairs]
 
 
 def expected(path: str, n: int) -> list[str]:
