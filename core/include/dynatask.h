@@ -186,6 +186,8 @@ DTASK_API dtask_err dtask_next(dtask_task *task, int ms, dtask_child **out);
  * a msgpack array. */
 DTASK_API dtask_err dtask_child_result(dtask_child *child, const char *fmt, ...);
 DTASK_API dtask_err dtask_child_at(dtask_child *batch, uint64_t i, dtask_child **out);
+/* The handler's handle; the child itself goes on. One that was freed is as one
+ * of another task. */
 DTASK_API void dtask_child_free(dtask_child *child);
 /* 1: asked to end; return DTASK_ECANCELLED. An atomic read; 1 for NULL. */
 DTASK_API int dtask_cancelled(dtask_task *task);

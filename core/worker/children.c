@@ -106,15 +106,12 @@ void dti_child_unref(dtask_child *c) {
 void dti_children_free(dtask_task *f) {
     while (f->kids) child_free(f->kids);
     free(f->table);
+    free(f->handles);
     for (dti_given *g = f->given, *next; g; g = next) {
         next = g->next;
         dti_buf_done(&g->end);
         free(g);
     }
-}
-
-void dtask_child_free(dtask_child *c) {
-    if (c && !dti_child_check(c)) dtask_b_child_free(c); // else it goes, or went, with its task
 }
 
 void dtask_b_child_free(dtask_child *c) {
@@ -587,28 +584,6 @@ dtask_err dti_child_fails(dtask_child *c, dtask_err err, dtask_str end) {
     dti_fallen_keep(c->task, err, &all);
     dti_failures_done(&all);
     return err;
-}
-
-dtask_err dtask_child_result(dtask_child *c, const char *fmt, ...) {
-    dtask_str value = {0};
-    dtask_err err = dti_child_check(c);
-    if (!err) err = dti_frame_check(c->task);
-    if (err) return err;
-    err = dti_child_outcome(c, true, &value);
-    if (err) return value.n && (err == DTASK_EFAILED || err == DTASK_ECANCELLED || err == DTASK_ESKIPPED)
-        ? dti_child_fails(c, err, value) : err;
-    va_list ap;
-    va_start(ap, fmt);
-    err = dti_fmt_decode(value.n ? value : dti_str("\xc0", 1), false, NULL, 0, fmt, ap);
-    va_end(ap);
-    return err;
-}
-
-dtask_err dtask_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {
-    dtask_err err = dti_child_check(batch);
-    if (err) return err;
-    if (!out) return dti_fail(DTASK_EARGS, "dtask_child_at needs a place for the child.");
-    return dtask_b_child_at(batch, i, out);
 }
 
 dtask_err dtask_b_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {

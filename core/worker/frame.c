@@ -107,6 +107,8 @@ dtask_task *dti_frame_new(dti_link *link, dti_handler *h, const dti_claim *c, dt
         p += from[i].n + 1;      // a zero byte behind each
     }
     dti_buf_done(&filled);
+    static atomic_uint claims;
+    f->tag = atomic_fetch_add_explicit(&claims, 1, memory_order_relaxed) & 0xffffff;
     f->w = w;
     f->link = link;
     f->h = h;
@@ -548,13 +550,6 @@ dtask_err dti_task_check(const dtask_task *f) {
         return dti_fail(DTASK_EUSAGE, "The task is not the one whose handler runs on this thread: use it there alone, until the handler returns.");
     if (!dti_worker_forked(f->w)) return DTASK_OK;
     return dti_fail(DTASK_EUSAGE, "The task is of the process that this one was forked from: end it with _exit, or open an app of its own.");
-}
-
-dtask_err dti_child_check(const dtask_child *c) {
-    const dtask_task *f = dti_pool_runs();
-    if (!c) return dti_fail(DTASK_EUSAGE, "The child is NULL: give one that dtask_spawn, dtask_map, dtask_next or dtask_child_at made.");
-    if (f && c->task == f) return dti_task_check(f);
-    return dti_fail(DTASK_EUSAGE, "The child is not of the task whose handler runs on this thread: use it there alone, until the handler returns.");
 }
 
 dtask_err dti_frame_check(dtask_task *f) {

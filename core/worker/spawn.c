@@ -426,6 +426,11 @@ static dtask_err map(dtask_task *f, const dtask_b_call *call, int64_t from, uint
 
 // ---- the calls ---------------------------------------------------------------------------------
 
+// In the place of handles come their children; NULL where one is not this task's: `check_deps` says so.
+static void take_handles(const dtask_task *f, dti_outputs *o) {
+    for (uint32_t i = 0; i < o->ndeps; i++) o->deps[i] = dti_handle_child(f, o->deps[i]);
+}
+
 // Views of the deps as a call wants them.
 static dtask_b_call call_of(const char *type, const char *const *opts, const dti_buf *args, const dti_outputs *o) {
     return (dtask_b_call){.type = type, .opts = opts, .args = dti_str(args->p, args->n), .deps = o->deps, .ndeps = o->ndeps};
@@ -440,9 +445,13 @@ dtask_err dtask_spawn(dtask_task *f, const char *type, const char *const *opts, 
     va_start(ap, fmt);
     err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
     va_end(ap);
+    take_handles(f, &outputs);
+    dtask_child *child = NULL;
     dtask_b_call call = call_of(type, opts, &args, &outputs);
     if (!err) err = dti_call_check_names(f->w->app, type, fmt, 0);
-    if (!err) err = dti_spawn(f, &call, out);
+    if (!err && out) err = dti_handle_room(f);
+    if (!err) err = dti_spawn(f, &call, out ? &child : NULL);
+    if (!err && out) *out = dti_handle_of(f, child);
     dti_buf_done(&args);
     return err;
 }
@@ -469,10 +478,13 @@ dtask_err dtask_map(dtask_task *f, const char *type, const char *const *opts, dt
     const char *fmt, ...) {
     dtask_err err = dti_task_check(f);
     if (err) return err;
+    dtask_child *batch = NULL;
+    if (out && (err = dti_handle_room(f))) return err;
     va_list ap;
     va_start(ap, fmt);
-    err = vmap(f, type, opts, out, from, n, fmt, ap);
+    err = vmap(f, type, opts, out ? &batch : NULL, from, n, fmt, ap);
     va_end(ap);
+    if (!err && out) *out = dti_handle_of(f, batch);
     return err;
 }
 
@@ -513,6 +525,7 @@ dtask_err dtask_then(dtask_task *f, const char *type, const char *const *opts, c
     va_start(ap, fmt);
     err = dti_fmt_encode(&args, true, &outputs, fmt, ap);
     va_end(ap);
+    take_handles(f, &outputs);
     dtask_b_call call = call_of(type, opts, &args, &outputs);
     if (!err) err = dti_call_check_names(f->w->app, type, fmt, 0);
     if (!err) err = then(f, &call);

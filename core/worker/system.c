@@ -97,12 +97,12 @@ static dtask_err put_each(dtask_child *page, uint32_t n, dti_buf *all) {
     for (uint32_t i = 0; i < n && !err; i++) {
         dtask_child *one;
         dtask_str value = {0};
-        if ((err = dtask_child_at(page, i, &one))) break;
+        if ((err = dtask_b_child_at(page, i, &one))) break;
         err = dti_child_outcome(one, true, &value);
         if (is_bad_end(err)) value.n = 0, err = DTASK_OK;
         if (value.n) dti_buf_add(all, value.p, value.n);
         else dti_mp_put_nil(all);
-        dtask_child_free(one);
+        dtask_b_child_free(one);
     }
     return err;
 }
@@ -149,7 +149,7 @@ static dtask_err run_map(dtask_task *f, void *arg) {
     if (!err) dti_mp_put_array(&all, m.n);
     for (uint32_t i = 0; i < npages && !err; i++) {
         err = put_page(f, pages[i], page_size(&m, i), m.may_fail, &all);
-        dtask_child_free(pages[i]);
+        dtask_b_child_free(pages[i]);
         pages[i] = NULL;
     }
     if (!err && all.failed) err = dti_fail(DTASK_ENOMEM, "no memory for the results of a map");
@@ -211,7 +211,7 @@ static dtask_err run_undo(dtask_task *f, void *arg) {
         dtask_child *child;
         dtask_b_call call = {.type = calls[i].type, .args = dti_str(calls[i].args.p, calls[i].args.n)};
         err = dti_spawn(f, &call, &child);
-        if (!err) err = dtask_wait(f, child, -1);
+        if (!err) err = dti_wait_child(f, child, -1);
         if (err == DTASK_EFAILED || err == DTASK_ESKIPPED) failed++, err = DTASK_OK; // on to the one before it
     }
     for (size_t i = 0; i < n; i++) {

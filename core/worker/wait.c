@@ -369,8 +369,9 @@ static dtask_err look_at_all(dtask_task *f) {
     return err;
 }
 
-static dtask_err wait_one(dtask_task *f, dtask_child *c, int ms) {
-    dtask_err err = dti_wait_arm(f, &c, 1, 0, ms, false);
+dtask_err dti_wait_child(dtask_task *f, dtask_child *c, int ms) {
+    dtask_err err = may_wait(f);
+    if (!err) err = dti_wait_arm(f, &c, 1, 0, ms, false);
     if (!err) err = park(f);
     if (err) return err;
     pthread_mutex_lock(&f->w->lock);
@@ -388,12 +389,12 @@ static dtask_err wait_one(dtask_task *f, dtask_child *c, int ms) {
     return err && end.n ? dti_child_fails(c, err, end) : err;
 }
 
-dtask_err dtask_wait(dtask_task *f, dtask_child *c, int ms) {
+dtask_err dtask_wait(dtask_task *f, dtask_child *handle, int ms) {
     dtask_err err = dti_task_check(f);
-    if (!err) err = may_wait(f);
     if (err) return err;
-    if (c) return wait_one(f, c, ms);
-    err = dti_wait_arm(f, NULL, 0, 0, ms, false);
+    if (handle) return dti_wait_child(f, dti_handle_child(f, handle), ms);
+    err = may_wait(f);
+    if (!err) err = dti_wait_arm(f, NULL, 0, 0, ms, false);
     if (!err) err = park(f);
     return err ? err : look_at_all(f);
 }
@@ -407,7 +408,8 @@ dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
     bool none = !f->given && f->nseen >= f->nspawned;
     pthread_mutex_unlock(&f->w->lock);
     if (none) return dti_fail(DTASK_ENOTFOUND, "every child was given out");
-    err = dti_wait_arm(f, NULL, 0, 0, ms, true);
+    err = dti_handle_room(f);
+    if (!err) err = dti_wait_arm(f, NULL, 0, 0, ms, true);
     if (!err) err = park(f);
     if (err) return err;
     pthread_mutex_lock(&f->w->lock);
@@ -435,7 +437,7 @@ dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
     pthread_mutex_unlock(&f->w->lock);
     if (!g) return dti_fail(DTASK_ETIMEOUT, "no child was complete in time");
     if (!c) return dti_fail(DTASK_ENOMEM, "no memory for a child's handle");
-    *out = c;
+    *out = dti_handle_of(f, c);
     return DTASK_OK;
 }
 

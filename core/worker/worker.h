@@ -7,6 +7,7 @@
 //   frame.c     a claimed task and its life in this process
 //   spawn.c     children on their way out: spawn, map, then
 //   children.c  handles and batches, and how they ended
+//   handles.c   ..which a C handler knows by numbers
 //   match.c     a re-run finds the children of the run before
 //   wait.c      what a frame waits for, and when that is there
 //   handler.c   the other calls that a handler makes
@@ -108,6 +109,7 @@ typedef struct {
 
 typedef struct { uint32_t first, count; } dti_span; // ords
 typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad, loaded; dti_buf end; } dti_given;
+typedef struct { dtask_child *child; uint32_t use, next; } dti_handle; // next: a free one's
 typedef struct { dtask_err err; char *text; dti_buf map; } dti_fallen; // text: the detail that came with it
 typedef struct { uint64_t key[2], call[2]; dtask_child *child; } dti_keyed;
 typedef struct { dti_ack *v; size_t n, cap; } dti_acks;
@@ -168,6 +170,8 @@ struct dtask_task {
     dtask_child *kids, *kids_last;   // handles, in the order of the calls
     dtask_child **table; size_t ntable, ctable; // by ord
     dtask_child *batches;
+    dti_handle *handles; size_t nhandles, chandles; // what the handler holds
+    uint32_t tag, free_handle;   // of this claim; first of the list, 0 none
     uint32_t serial, quiet_serial;   // handles below quiet_serial are complete
     uint64_t nspawned, ndone;        // children of this run; known complete
     dti_match *match;            // a re-run
@@ -212,6 +216,7 @@ struct dtask_child {
     dtask_child *prev, *next;    // the frame's handles
     dtask_child *chain;          // in the table by ord
     uint32_t refs;               // the caller's, waits', unsent calls'
+    uint32_t handle, handed;     // its place in the frame's handles, and how often the handler has it
     uint32_t serial, ord, pos;   // pos: in the message in flight
     bool sent;                   // ord is known
     bool unmade;                 // never will be: the task is cancelled
@@ -401,7 +406,6 @@ dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: EL
 // handler, in the process that claimed it. A pointer to a task that is gone
 // is not looked into. EUSAGE.
 dtask_err dti_task_check(const dtask_task *);
-dtask_err dti_child_check(const dtask_child *); // the same, of the task that made it
 dtask_err dti_worker_check(const dtask_worker *); // EUSAGE: NULL, or as dti_app_check
 dtask_err dti_frame_broken(const dtask_task *); // EENGINE, with why; else OK
 // L: what the engine did not do for it within engine_timeout will not be done:
@@ -443,6 +447,11 @@ void dti_child_failures(const dtask_child *, dtask_err, dtask_str map, dti_failu
 dtask_err dti_child_fails(dtask_child *, dtask_err, dtask_str map); // a C handler gets this outcome; returns the error
 void dti_ack_add(dtask_task *, uint32_t ord, bool replaced); // L
 
+// handles.c: of the frame that this thread runs
+dtask_err dti_handle_room(dtask_task *);     // the next dti_handle_of has a place; ENOMEM
+dtask_child *dti_handle_of(dtask_task *, dtask_child *); // takes a reference, which dtask_child_free drops
+dtask_child *dti_handle_child(const dtask_task *, const dtask_child *handle); // NULL: is none of this frame
+
 // match.c
 typedef struct { bool found, redo, done, bad; uint32_t ord, type; } dti_found; // type 0: not known any more
 dtask_err dti_match_new(dtask_task *, dti_match **out);
@@ -462,6 +471,7 @@ int64_t dti_wait_due(const dtask_task *);    // L
 void dti_deliver(dtask_task *, const dti_mail *, uint32_t n); // L
 void dti_settle(dtask_task *);               // L: its row runs again: resume it, or park on
 dtask_err dti_own_row(dtask_task *, dti_taskrow *out); // engine call
+dtask_err dti_wait_child(dtask_task *, dtask_child *, int ms); // dtask_wait of the child itself
 // A C handler that took what lies in its log before `received` waits for a
 // signal after it. Errors as of dtask_wait.
 dtask_err dti_wait_mail(dtask_task *, uint32_t received);

@@ -243,6 +243,46 @@ Test(misuse, a_task_of_another_handler_that_runs) {
     dtask_job_free(job);
 }
 
+// A handle outlives its task, whose memory is others' by then.
+static dtask_err uses_old(dtask_task *task, void *arg) {
+    (void)arg;
+    dtask_child *mine, *other = NULL, *old = kept_child;
+    GIVES(OK, dtask_spawn(task, "leaf", NULL, &mine, ""));
+    GIVES(EUSAGE, dtask_child_result(old, "n"));
+    GIVES(EUSAGE, dtask_child_at(old, 0, &other));
+    GIVES(EDEADLOCK, dtask_wait(task, old, -1));
+    GIVES(EDEADLOCK, dtask_spawn(task, "leaf", NULL, NULL, "t", old));
+    GIVES(EDEADLOCK, dtask_then(task, "leaf", NULL, "t", old));
+    dtask_child_free(old);
+    GIVES(OK, dtask_wait(task, mine, -1));
+    GIVES(OK, dtask_child_result(mine, "n"));
+    dtask_child_free(mine);
+    GIVES(EUSAGE, dtask_child_result(mine, "n"));
+    GIVES(OK, dtask_spawn(task, "leaf", DTASK_OPTS("key", "again"), &other, ""));
+    dtask_child_free(mine);      // not the one that took its place
+    GIVES(EUSAGE, dtask_child_result(mine, "n"));
+    GIVES(EDEADLOCK, dtask_wait(task, mine, -1));
+    GIVES(EUSAGE, dtask_child_result((dtask_child *)&other, "n"));
+    GIVES(OK, dtask_spawn(task, "leaf", DTASK_OPTS("key", "again"), &mine, "")); // the same child, held twice
+    dtask_child_free(other);
+    GIVES(OK, dtask_wait(task, mine, -1));
+    GIVES(OK, dtask_child_result(mine, "n"));
+    return dtask_done(task, "");
+}
+
+Test(misuse, a_child_of_a_handler_that_is_gone) {
+    dtask_job *job = NULL;
+    GIVES(OK, dtask_worker_new(app, DTASK_OPTS("slots", "1"), &worker));
+    GIVES(OK, dtask_worker_add(worker, "leaf", NULL, leaf, NULL));
+    GIVES(OK, dtask_worker_add(worker, "keeps", NULL, keeps, NULL));
+    GIVES(OK, dtask_worker_add(worker, "h", NULL, uses_old, NULL));
+    GIVES(OK, dtask_worker_start(worker));
+    GIVES(OK, dtask_start(app, "keeps", NULL, &job, ""));
+    GIVES(OK, dtask_job_wait(job, -1));
+    dtask_job_free(job);
+    GIVES(OK, run(&(int64_t){0}));
+}
+
 static dtask_err waits_for_its_worker(dtask_task *task, void *arg) {
     (void)arg;
     GIVES(EDEADLOCK, dtask_worker_run(worker));
