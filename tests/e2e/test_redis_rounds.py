@@ -8,8 +8,8 @@ import pytest
 
 ROUNDS = Path(__file__).resolve().parent.parent / "crash" / "redis_rounds.py"
 FAULTS = [
-    "kill-always", "kill-everysec", "kill-none", "failover-stale", "freeze-server", "sleep-server", "full", "library-flushed", "cut-clients",
-    "kill-c", "kill-python", "kill-all", "freeze-worker",
+    "kill-always", "kill-everysec", "kill-none", "flush", "failover-stale", "freeze-server", "sleep-server", "full", "library-flushed", "cut-clients",
+    "cut-network", "kill-c", "kill-python", "kill-all", "freeze-worker",
 ]  # fmt: skip
 
 
