@@ -28,6 +28,7 @@ uint64_t dti_job_begin(dti_tx *tx, const dti_start *s, uint64_t hook_of, dtask_s
     if (s->trigger.n) dti_data_set(tx, &t, DTI_D_TRIGGER, s->trigger);
     if (skipped_for.n) {
         dti_data_set(tx, &t, DTI_D_ERROR, skipped_for);
+        t.r->bits |= DTI_HAS_ERROR;
         dti_finish(tx, &t, DTI_SKIPPED, DTI_R_UNIQUE);
     } else {
         dti_admit(tx, &t);

@@ -213,6 +213,7 @@ static void spawn(msg *g) {
         set_deps(g, &t, c);
         if (g->skipped_for && g->skipped_for[i].n) {
             dti_data_set(tx, &t, DTI_D_ERROR, g->skipped_for[i]);
+            t.r->bits |= DTI_HAS_ERROR;
             dti_finish(tx, &t, DTI_SKIPPED, DTI_R_UNIQUE);
         } else if (c->ndeps && !tie(g, &t, c)) {
             dti_finish(tx, &t, DTI_SKIPPED, DTI_R_AFTER); // edges to those that live find nobody

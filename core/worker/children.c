@@ -223,9 +223,9 @@ void dti_child_known(dtask_child *c, bool bad) {
     child_done(c, bad);
 }
 
-static void child_end(dtask_child *c, const dti_mail *m) {
+void dti_child_end(dtask_child *c, const dti_mail *m) {
     child_done(c, m->bad || m->state == DTI_FAILED);
-    if (c->loaded) return;
+    if (c->loaded || dti_joined_take(c, m)) return;
     c->bad = m->bad || m->state == DTI_FAILED;
     dtask_str result = {0};
     c->end.n = 0;
@@ -288,7 +288,7 @@ void dti_child_ended(dtask_task *f, const dti_mail *m) {
         if (batch_mark(b, m->ord, m->bad || m->state == DTI_FAILED)) batched = true;
     if (batched) f->ndone++;
     dtask_child *c = dti_child_by_ord(f, m->ord);
-    if (c) child_end(c, m);
+    if (c) dti_child_end(c, m);
     if (f->nexts) give(f, m);
 }
 
@@ -300,41 +300,9 @@ void dti_ack_add(dtask_task *f, uint32_t ord, bool replaced) {
 // ---- outcomes ------------------------------------------------------------------------------
 
 // One read of the engine; the reply lies in *mem.
-static dtask_err read_op(dtask_task *f, dti_arena *mem, dti_op *op) {
+dtask_err dti_read_op(dtask_task *f, dti_arena *mem, dti_op *op) {
     op->kind = DTI_OP_READ;
     return dti_engine_call(f->w->engine, mem, op);
-}
-
-static dtask_err not_ours(const char *id) {
-    return dti_fail(DTASK_EDEADLOCK, "%s was joined by its unique key: it is another call's task, not complete, and no child to wait for",
-        id);
-}
-
-// The task that a joined call stands for.
-static dtask_err read_joined(dtask_task *f, const char *id, dti_arena *mem, dti_op *op) {
-    dtask_str job;
-    uint32_t ord;
-    if (!dti_id_split(dti_strz(id), &job, &ord)) return dti_fail(DTASK_EINTERNAL, "bad task id %s", id);
-    *op = (dti_op){.read = {.what = DTI_READ_TASK, .id = job, .ord = ord}};
-    dtask_err err = read_op(f, mem, op);
-    if (!err && !op->read.n) err = dti_fail(DTASK_ENOTFOUND, "no task %s: its job is gone", id);
-    return err ? err : dti_payload_check(&op->read.tasks[0], id);
-}
-
-static dtask_err load_joined(dtask_child *c) {
-    dtask_task *f = c->task;
-    dti_arena mem = {0};
-    dti_op op;
-    dtask_err err = read_joined(f, c->id, &mem, &op);
-    bool ended = !err && dti_terminal(op.read.tasks[0].row.state);
-    if (ended) err = dti_mail_fill(f->w->engine, &mem, op.read.tasks[0].id, &op.read.tasks[0].end);
-    if (ended && !err) {
-        pthread_mutex_lock(&f->w->lock);
-        child_end(c, &op.read.tasks[0].end);
-        pthread_mutex_unlock(&f->w->lock);
-    }
-    dti_arena_done(&mem);
-    return err;
 }
 
 // Children's outcomes go when their parent is complete: another attempt has
@@ -350,24 +318,25 @@ dtask_err dti_child_load(dtask_child *c) {
     bool have = c->loaded || c->batch || c->unmade;
     pthread_mutex_unlock(&f->w->lock);
     if (have) return DTASK_OK;
-    if (c->joined) return load_joined(c);
+    if (c->joined) return dti_joined_load(c);
     dti_arena mem = {0};
     dti_op op = {.read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord, .from = c->ord,
         .limit = DTI_PAGE, .whole = true}};
-    dtask_err err = read_op(f, &mem, &op);
+    dtask_err err = dti_read_op(f, &mem, &op);
     if (!err && op.read.n && op.read.tasks[0].ord == c->ord) err = dti_mail_fill(f->w->engine, &mem, f->id, &op.read.tasks[0].end);
     pthread_mutex_lock(&f->w->lock);
     for (uint32_t i = 0; !err && i < op.read.n; i++) {
         const dti_taskview *v = &op.read.tasks[i];
         if ((err = kept(v))) break;
         dtask_child *k = dti_terminal(v->row.state) ? dti_child_by_ord(f, v->ord) : NULL;
-        if (k) child_end(k, &v->end);
+        if (k) dti_child_end(k, &v->end);
     }
-    if (!err && !c->loaded)
+    bool joined = c->joined;     // its row says so
+    if (!err && !joined && !c->loaded)
         err = dti_fail(DTASK_ENOTFOUND, "how child %.*s/%u ended is not kept", (int)f->id.n, f->id.p, c->ord);
     pthread_mutex_unlock(&f->w->lock);
     dti_arena_done(&mem);
-    return err;
+    return err || !joined ? err : dti_joined_load(c);
 }
 
 static void ack_child(dtask_child *c) {
@@ -419,17 +388,21 @@ static int by_join(const void *a, const void *b) {
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+static dtask_err gather_other(dtask_child *c, dtask_str id, gathering *g) {
+    dti_arena mem = {0};
+    dti_taskview v;
+    dtask_err err = dti_joined_read(c, id, &mem, &v);
+    if (!err) gather_one(c, &v, false, g); // its failure is its own parent's
+    dti_arena_done(&mem);
+    return err;
+}
+
 // Those that stand before item `to`, from *at on.
 static dtask_err gather_joins(dtask_child *c, size_t *at, uint64_t to, gathering *g) {
     const dti_batch *b = c->batch;
     dtask_err err = DTASK_OK;
     for (; !err && *at < b->njoins && b->joins[*at].at < to; ++*at) {
-        dti_arena mem = {0};
-        dti_op op;
-        err = read_joined(c->task, b->joins[*at].id, &mem, &op);
-        if (!err && !dti_terminal(op.read.tasks[0].row.state)) err = not_ours(b->joins[*at].id);
-        if (!err) gather_one(c, &op.read.tasks[0], false, g); // its failure is its own parent's
-        dti_arena_done(&mem);
+        err = gather_other(c, dti_strz(b->joins[*at].id), g);
     }
     return err;
 }
@@ -443,10 +416,14 @@ static dtask_err gather_seg(dtask_child *c, dti_seg s, bool looked, gathering *g
         dti_arena_reset(&mem);
         dti_op op = {.read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord, .from = from,
             .limit = end - from < DTI_PAGE ? end - from : DTI_PAGE, .whole = true}};
-        err = read_op(f, &mem, &op);
+        err = dti_read_op(f, &mem, &op);
         uint32_t before = from;
         for (uint32_t i = 0; !err && i < op.read.n && op.read.tasks[i].ord == from; i++, from++)
-            if (!(err = kept(&op.read.tasks[i]))) gather_one(c, &op.read.tasks[i], looked, g);
+            if (!(err = kept(&op.read.tasks[i]))) {
+                dtask_str other = dti_joined_id(c, &op.read.tasks[i].end);
+                if (other.n) err = gather_other(c, other, g);
+                else gather_one(c, &op.read.tasks[i], looked, g);
+            }
         if (!err && from == before)
             err = dti_fail(DTASK_ENOTFOUND, "how child %.*s/%u ended is not kept", (int)f->id.n, f->id.p, from);
         if (!err && g->results.n > f->w->conf.max_payload)
@@ -538,11 +515,6 @@ dtask_err dti_child_outcome(dtask_child *c, bool looked, dtask_str *out) {
     pthread_mutex_lock(&w->lock);
     bool done = dti_child_done(c);
     pthread_mutex_unlock(&w->lock);
-    if (c->joined && !c->done) {
-        dtask_err err = load_joined(c);
-        if (err) return err;
-        if (!c->done) return not_ours(c->id);
-    }
     if (!done) return dti_fail(DTASK_EUSAGE, "this child is not complete: wait for it first");
     if (c->batch) {
         dtask_err err = batch_outcome(c, looked);
@@ -555,6 +527,7 @@ dtask_err dti_child_outcome(dtask_child *c, bool looked, dtask_str *out) {
     }
     dtask_err err = dti_child_load(c);
     if (err) return err;
+    if (c->joined && !c->loaded) return dti_joined_not_ours(c->id);
     if (looked && c->code == DTASK_EFAILED) {
         pthread_mutex_lock(&w->lock);
         ack_child(c);
@@ -603,11 +576,12 @@ dtask_err dtask_b_child_at(dtask_child *batch, uint64_t i, dtask_child **out) {
     const char *joined = known ? NULL : join_of_item(batch->batch, i);
     if (joined) {
         if ((c = dti_child_new(f, false, 0)) && !(c->id = strdup(joined))) dti_child_unref(c), c = NULL;
-        if (c) c->joined = c->sent = true;
+        if (c) c->joined = c->sent = true, c->over = batch->over;
     } else if (known && (c = dti_child_by_ord(f, ord))) {
         c->refs++;
     } else if ((c = dti_child_new(f, false, 0))) {
         c->serial = batch->serial;
+        c->over = batch->over;
         c->unmade = c->done = !known;
         const uint64_t *bits = batch->batch->bits;
         c->done |= bits && bits[i / 64] >> (i % 64) & 1;
@@ -659,6 +633,7 @@ dtask_err dtask_b_child_id(dtask_child *c, dtask_str *out) {
         if (err) return err;
     }
     if (c->unmade) return dti_fail(DTASK_ECANCELLED, "the task was cancelled before this child was made");
+    if (!c->id && c->over && (err = dti_joined_look(c))) return err;
     if (!c->id) {
         char *id = malloc(f->id.n + 12);
         if (!id) return dti_fail(DTASK_ENOMEM, "no memory for an id");
@@ -679,7 +654,7 @@ dtask_err dtask_b_child_find(dtask_task *f, const char *id, dtask_child **out) {
         return dti_fail(DTASK_EDEADLOCK, "%s is no child of this task: a handler waits only for its own children", id);
     dti_arena mem = {0};
     dti_op op = {.read = {.what = DTI_READ_TASK, .id = job, .job = f->job, .ord = ord}};
-    err = read_op(f, &mem, &op);
+    err = dti_read_op(f, &mem, &op);
     if (!err && !op.read.n) err = dti_fail(DTASK_ENOTFOUND, "no task %s", id);
     if (!err && op.read.tasks[0].row.parent != f->ord)
         err = dti_fail(DTASK_EDEADLOCK, "%s is no child of this task: a handler waits only for its own children", id);
@@ -688,7 +663,7 @@ dtask_err dtask_b_child_find(dtask_task *f, const char *id, dtask_child **out) {
         pthread_mutex_lock(&f->w->lock);
         if ((c = dti_child_by_ord(f, ord))) c->refs++;
         else if ((c = dti_child_new(f, false, 0)) && !dti_child_ord(c, ord)) dti_child_unref(c), c = NULL;
-        if (c && dti_terminal(op.read.tasks[0].row.state)) child_end(c, &op.read.tasks[0].end);
+        if (c && dti_terminal(op.read.tasks[0].row.state)) dti_child_end(c, &op.read.tasks[0].end);
         pthread_mutex_unlock(&f->w->lock);
         if (c) *out = c;
         else err = dti_fail(DTASK_ENOMEM, "no memory for a child's handle");
@@ -738,13 +713,13 @@ static dtask_err failures_of(dtask_child *c, dti_seg s, gathering *g) {
         dti_arena_reset(&mem);
         dti_op op = {.read = {.what = DTI_READ_KIDS, .id = f->id, .job = f->job, .ord = f->ord, .from = from,
             .limit = end - from < DTI_PAGE ? end - from : DTI_PAGE}};
-        err = read_op(f, &mem, &op);
+        err = dti_read_op(f, &mem, &op);
         uint32_t before = from;
         for (uint32_t i = 0; !err && i < op.read.n && op.read.tasks[i].ord == from; i++, from++) {
             if (!is_bad(&op.read.tasks[i].row)) continue;
             dti_arena_reset(&one);
             dti_op whole = {.read = {.what = DTI_READ_TASK, .id = f->id, .job = f->job, .ord = from, .whole = true}};
-            err = read_op(f, &one, &whole);
+            err = dti_read_op(f, &one, &whole);
             if (!err && whole.read.n) gather_one(c, &whole.read.tasks[0], true, g);
         }
         if (!err && from == before) break; // their rows are not kept: they were good

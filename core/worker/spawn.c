@@ -246,6 +246,7 @@ dtask_err dti_spawn(dtask_task *f, const dtask_b_call *call, dtask_child **out) 
         // A handle, if somebody will ask for it.
         if (!err && !twin && (out || keyed || raise) && !(child = new_child(f, false, 0)))
             err = dti_fail(DTASK_ENOMEM, "no memory for a child's handle");
+        dti_joined_spec(child, &u->call);
         if (!err && !twin && keyed) {
             if (dti_grow(&f->keyed, f->nkeyed, &f->ckeyed, sizeof *f->keyed)) {
                 f->keyed[f->nkeyed++] = (dti_keyed){{u->call.call[0], u->call.call[1]}, {plain.h[0], plain.h[1]}, child};
@@ -296,6 +297,7 @@ dtask_err dti_spawn_many(dtask_task *f, const dtask_b_call *common, const dtask_
         dti_unsent *u;
         dti_arena_reset(&m.mem);
         err = make_one(f, common, &m, args[i], (dtask_str){0}, &u);
+        if (!err) dti_joined_spec(batch, &u->call);
         if (!err) err = match_or_queue(f, u, batch, i);
     }
     dti_arena_done(&m.mem);
@@ -412,6 +414,7 @@ static dtask_err map(dtask_task *f, const dtask_b_call *call, int64_t from, uint
     // Whether such calls fit their type is said here, before one is stored.
     if (!err && n) err = dti_call_make(f->w->app, &m.mem, m.info, &m.opts, call->args, (dtask_str){0}, &first);
     if (!err && !(batch = new_child(f, true, n))) err = dti_fail(DTASK_ENOMEM, "no memory for a batch");
+    if (!err && n) dti_joined_spec(batch, &first);
     if (!err && f->match) {
         dti_unsent shape = {.from = from, .n = n, .tail = tail, .ntail = ntail};
         err = match_range(f, call, &m, &shape, batch);

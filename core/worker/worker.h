@@ -225,6 +225,7 @@ struct dtask_child {
     bool counted;                // one of the frame's nspawned
     bool any, ff;                // some wait for any; some fail_fast one
     bool joined;                 // another call's task (unique)
+    uint8_t over;                // of its unique key, DTI_OVER_..; 0: it has none, or as many as there are
     uint8_t told;                // 0, 1 bad ends, 2 all
     uint64_t call[2];
     dtask_err code;
@@ -442,6 +443,17 @@ dtask_child *dti_child_by_ord(dtask_task *, uint32_t ord); // L
 void dti_child_ended(dtask_task *, const dti_mail *); // L: the child mail->ord is complete
 void dti_child_known(dtask_child *, bool bad); // L: it is complete; how is read when asked for
 dtask_err dti_child_load(dtask_child *);     // reads how it ended if need be
+void dti_child_end(dtask_child *, const dti_mail *); // L: it ended so
+dtask_err dti_read_op(dtask_task *, dti_arena *, dti_op *); // one read of the engine; the reply lies in the arena
+
+// ---- calls that were there by their unique key (unique.c) ----
+void dti_joined_spec(dtask_child *, const dti_new *); // its call; child or batch, or NULL
+dtask_str dti_joined_id(const dtask_child *, const dti_mail *); // it ended so: the task that it stands for, or empty
+bool dti_joined_take(dtask_child *, const dti_mail *); // L: it stands for another task, from now on
+dtask_err dti_joined_read(dtask_child *, dtask_str id, dti_arena *, dti_taskview *out); // EDEADLOCK: not complete
+dtask_err dti_joined_load(dtask_child *);    // reads how the other ended, if it has
+dtask_err dti_joined_look(dtask_child *);    // whether its row says that it is another's
+dtask_err dti_joined_not_ours(const char *id);
 dtask_err dti_child_outcome(dtask_child *, bool looked, dtask_str *out); // 0 and the result, or the error map
 void dti_child_failures(const dtask_child *, dtask_err, dtask_str map, dti_failures *); // of such an outcome
 dtask_err dti_child_fails(dtask_child *, dtask_err, dtask_str map); // a C handler gets this outcome; returns the error

@@ -265,6 +265,68 @@ def test_unique_of_one_call(app: App) -> None:
 
 
 @pytest.mark.parametrize("how", ["spawn", "map", "range"])
+def test_a_child_that_joins_is_that_calls_task(new_app: Callable[..., App], how: str) -> None:
+    """Scope app: its handle has the other's id and result, once that is complete, and a re-run's too."""
+    app = new_app(keep="all")
+    running, gate, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @app.task(unique=Unique(keep=3600))
+    def slow(n: int) -> int:
+        running.set()
+        gate.wait(60)
+        return n * 10
+
+    @app.task(retries=1, backoff=0)
+    def root() -> list[Any]:
+        if how == "spawn":
+            task = slow.spawn(1)
+            get: Callable[[], Any] = task.result
+        else:
+            batch = slow.map([1] if how == "map" else range(1, 2))
+            task = batch[0]
+            get = lambda: batch.result()[0]  # noqa: E731
+        if context().attempt == 1:
+            with pytest.raises(Deadlock):
+                get()
+            with pytest.raises(Deadlock):
+                task.error()
+            gate.set()
+            raise ValueError("again, when the other is complete")
+        ended.wait(60)
+        return [get(), task.result(), task.error(), task.id]
+
+    with app.worker(slots=3):
+        other = slow.start(1)
+        running.wait(60)
+        job = root.start()
+        assert other.result() == 10
+        ended.set()
+        assert job.result() == [10, 10, None, f"{other.id}/0"]
+        assert job.info().counts.skipped >= 1
+
+
+@pytest.mark.parametrize("scope", ["app", "job"])
+def test_a_child_that_is_dropped_is_skipped(app: App, scope: Any) -> None:
+    gate = threading.Event()
+
+    @app.task(unique=Unique(scope=scope, over="drop"))
+    def slow(n: int) -> int:
+        gate.wait(60)
+        return n
+
+    @app.task
+    def root() -> list[Any]:
+        first, second = slow.spawn(1), slow.spawn(1)
+        error = second.error()
+        assert isinstance(error, TaskSkipped)
+        gate.set()
+        return [first.result(), error.reason]
+
+    with app.worker(slots=2):
+        assert root.start().result() == [1, "unique"]
+
+
+@pytest.mark.parametrize("how", ["spawn", "map", "range"])
 def test_unique_of_one_call_in_a_job(app: App, how: str) -> None:
     runs: list[int] = []
 

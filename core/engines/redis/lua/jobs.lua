@@ -31,6 +31,7 @@ function dt.job_begin(s, hook_of, skipped_for, failed_for)
     if (s[5] or '') ~= '' then data_set(t, D_TRIGGER, s[5]) end
     if skipped_for ~= '' then
         data_set(t, D_ERROR, skipped_for)
+        t.bits = bor(t.bits, HAS_ERROR)
         dt.finish(t, SKIPPED, R_UNIQUE)
     elseif failed_for then
         data_set(t, D_ERROR, failed_for)

@@ -201,6 +201,7 @@ local function spawn(g)
             if c[12] then set_deps(g, t, c) end
             if g.skipped_for and g.skipped_for[i] then
                 data_set(t, D_ERROR, g.skipped_for[i])
+                t.bits = bor(t.bits, HAS_ERROR)
                 dt.finish(t, SKIPPED, R_UNIQUE)
             elseif c[12] and #c[12] > 0 and not tie(g, t, c) then
                 dt.finish(t, SKIPPED, R_AFTER) -- edges to those that live find nobody
