@@ -331,7 +331,7 @@ def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
     (sh.folder / "dynatask.toml").write_text('slots = 3\nlease = "20s"\n')
     sh.env["DYNATASK_GRACE"] = "7"
     options = {option["name"]: option for option in sh.json("config", "--url", "sqlite:other.db")["options"]}
-    assert options["url"]["value"] == "sqlite:other.db"
+    assert (options["url"]["value"], options["url"]["source"]) == ("sqlite:other.db", "command line")
     assert (options["slots"]["value"], options["slots"]["source"]) == (3, "file")
     assert options["grace"]["source"] == "environment"
     assert options["retain"]["source"] == "default"

@@ -15,6 +15,7 @@ import msgspec
 
 from dynatask import App, Job, TaskInfo, TaskType
 
+from . import target
 from .failures import NOT_FOUND, Failure
 from .merged import Reader, Row
 
@@ -125,7 +126,9 @@ def server(app: App) -> dict[str, Any]:
 
 
 def config(app: App) -> list[Option]:
-    return [Option(*row) for row in msgspec.msgpack.decode(app.engine.config())]
+    options = [Option(*row) for row in msgspec.msgpack.decode(app.engine.config())]
+    # What the command line says goes by way of the environment.
+    return [o._replace(source="command line") if o.source == "environment" and o.name in target.given else o for o in options]
 
 
 def app_of(f: TaskType[..., Any]) -> App:
