@@ -49,6 +49,7 @@ static const option table[] = {
     {"member", TEXT, AT(member), "", "static id of a worker in Kafka's group, no two alike: restarted, it goes on with its partitions at once", 0, 0, {0}},
     {"partitions", UNSIGNED, AT(partitions), "0", "partitions of Kafka's topics that are made; 0: 4", 0, 10000, {0}},
     {"replication", UNSIGNED, AT(replication), "0", "copies of Kafka's topics that are made; 0: as the brokers have it", 0, 100, {0}},
+    {"done", CHOICE, AT(done), "", "on: ends of jobs go into Kafka's topic APP.done; off: no longer; empty: as the store has it", 0, 0, {"", "on", "off"}},
     {"kafka", LINES, AT(kafka), "", "kafka.NAME passes NAME to librdkafka; in the environment DYNATASK_KAFKA_SASL_PASSWORD is kafka.sasl.password", 0, 0, {0}},
     {"tls_ca", TEXT, AT(tls_ca), "", "file of the authorities that the server's certificate may be of; empty: the system's", 0, 0, {0}},
     {"tls_cert", TEXT, AT(tls_cert), "", "file of our certificate, for servers that ask for one", 0, 0, {0}},

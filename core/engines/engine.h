@@ -22,6 +22,7 @@ typedef struct {                 // values outlive open only
     // kafka: alone
     const char *store;           // the URL of what keeps the rows
     const char *kafka;           // options of librdkafka: lines NAME=VALUE; NULL or empty: none
+    uint8_t done;                // DTI_DONE_*: whether ends of jobs go into a topic
     const char *member;          // the worker's static id in the group; NULL or empty: none
     unsigned partitions, replication; // of topics that are made; 0: 4, as the brokers have it
 } dti_engine_conf;

@@ -200,7 +200,8 @@ void dti_model_run(dti_tx *tx, dti_op *op) {
     case DTI_OP_MARK: dti_op_mark(tx, &op->mark); break;
     case DTI_OP_SWEEP: dti_op_sweep(tx, &op->sweep); break;
     case DTI_OP_ERA: dti_op_era(tx, &op->era); break;
-    case DTI_OP_INTAKE: op->err = dti_fail(DTASK_EUSAGE, "Only a store in Redis takes starts in from Kafka."); break;
+    case DTI_OP_INTAKE:
+    case DTI_OP_DONE: op->err = dti_fail(DTASK_EUSAGE, "Only a store in Redis stands behind Kafka."); break;
     case DTI_OP_READ: break;
     }
     if (op->kind != DTI_OP_SWEEP) {

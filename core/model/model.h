@@ -266,14 +266,27 @@ typedef struct {
     uint64_t at;                 // the position now
 } dti_intake;
 
+// The same: ends of jobs that are to be told outside, kept from the change on
+// that ends the job until they are acknowledged.
+typedef struct {
+    enum { DTI_DONE_AS_IS, DTI_DONE_KEEP, DTI_DONE_LEAVE } keep; // whether they are kept from now on
+    uint64_t worker;             // one at a time is given them
+    uint64_t era, upto;          // in: those before upto, given in that era, are told; 0: none. out: the shard's era
+    uint32_t n;                  // at most so many are wanted
+    // out
+    bool on;                     // they are kept
+    uint64_t first, waiting;     // the number of the first one that is not acknowledged; how many there are
+    const dtask_str *ends; uint32_t nends;      // from first on, as records: proto/kafka.md
+} dti_done;
+
 // ---- any of them ---------------------------------------------------------------
-typedef enum { DTI_OP_START, DTI_OP_HELLO, DTI_OP_TURN, DTI_OP_READ, DTI_OP_POST, DTI_OP_MARK, DTI_OP_SWEEP, DTI_OP_ERA, DTI_OP_INTAKE } dti_opkind;
+typedef enum { DTI_OP_START, DTI_OP_HELLO, DTI_OP_TURN, DTI_OP_READ, DTI_OP_POST, DTI_OP_MARK, DTI_OP_SWEEP, DTI_OP_ERA, DTI_OP_INTAKE, DTI_OP_DONE } dti_opkind;
 typedef struct {
     dti_opkind kind;
     uint8_t shard;               // hello and bye of a worker, sweep, era: of which shard; the others find theirs
     dtask_err err;               // out: the engine's; other outs are valid on DTASK_OK only
     union {
-        dti_start start; dti_hello hello; dti_turn turn; dti_read read; dti_post post; dti_mark mark; dti_sweep sweep; dti_era era; dti_intake intake;
+        dti_start start; dti_hello hello; dti_turn turn; dti_read read; dti_post post; dti_mark mark; dti_sweep sweep; dti_era era; dti_intake intake; dti_done done;
     };
 } dti_op;
 

@@ -266,7 +266,8 @@ static void same_outs(sim *s, const dti_op *x, const dti_op *y) {
         SAME(x->era.era, y->era.era, "era");
         SAME(x->era.fresh, y->era.fresh, "era");
         break;
-    case DTI_OP_INTAKE: break;   // the script's alone
+    case DTI_OP_INTAKE:
+    case DTI_OP_DONE: break;     // the script's alone
     }
 }
 

@@ -97,14 +97,35 @@ static dtask_err trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t co
 
 // ---- writing ------------------------------------------------------------------------
 
-typedef struct { pthread_mutex_t lock; pthread_cond_t news; bool done; rd_kafka_resp_err_t err; dti_place place; } ticket;
+typedef struct { dti_report report; pthread_mutex_t lock; pthread_cond_t news; bool done; rd_kafka_resp_err_t err; dti_place place; } ticket;
+
+static void forget(dti_broker *b, const char *topic);
+
+static dtask_err kind_of(rd_kafka_resp_err_t err) {
+    switch (err) {
+    case RD_KAFKA_RESP_ERR_NO_ERROR: return DTASK_OK;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE: return DTASK_ETOOBIG;
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART: return DTASK_ENOTFOUND;
+    default: return DTASK_EENGINE;
+    }
+}
 
 static void reported(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) {
-    (void)rk, (void)opaque;
-    ticket *t = m->_private;
+    (void)rk;
+    dti_report *report = m->_private;
+    dtask_err kind = kind_of(m->err);
+    if (kind == DTASK_ENOTFOUND) forget(opaque, rd_kafka_topic_name(m->rkt));
+    report->told(report, kind, m->err, (dti_place){m->partition, m->offset + 1});
+}
+
+static void awaited(dti_report *report, dtask_err kind, int code, dti_place place) {
+    ticket *t = (ticket *)report;
+    (void)kind;
     pthread_mutex_lock(&t->lock);
-    t->err = m->err;
-    t->place = (dti_place){m->partition, m->offset + 1};
+    t->err = (rd_kafka_resp_err_t)code;
+    t->place = place;
     t->done = true;
     pthread_cond_signal(&t->news);
     pthread_mutex_unlock(&t->lock);
@@ -126,8 +147,21 @@ static void forget(dti_broker *b, const char *topic) {
     pthread_mutex_unlock(&b->lock);
 }
 
+// A write's outcome, in a sentence.
+static dtask_err said(dti_broker *b, rd_kafka_resp_err_t err, const char *topic, size_t bytes) {
+    dtask_err kind = kind_of(err);
+    if (kind == DTASK_ETOOBIG)
+        return dti_fail(kind, "A record of %zu bytes is more than the topic %s takes: pass a reference to the data, or raise max.message.bytes "
+            "of the topic and kafka.message.max.bytes.", bytes, topic);
+    if (kind == DTASK_ENOTFOUND) {
+        forget(b, topic);
+        return dti_fail(kind, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
+    }
+    return kind ? trouble(b, topic, err) : DTASK_OK;
+}
+
 dtask_err dti_broker_write(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_place *out) {
-    ticket t = {.done = false};
+    ticket t = {.report.told = awaited};
     pthread_mutex_init(&t.lock, NULL);
     pthread_cond_init(&t.news, NULL);
     // A full queue is emptied by the broker's answers, or by their time.
@@ -146,18 +180,13 @@ dtask_err dti_broker_write(dti_broker *b, const char *topic, dtask_str key, dtas
     pthread_mutex_destroy(&t.lock);
     pthread_cond_destroy(&t.news);
     if (out) *out = t.place;
-    switch (err) {
-    case RD_KAFKA_RESP_ERR_NO_ERROR: return DTASK_OK;
-    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
-    case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
-        return dti_fail(DTASK_ETOOBIG, "A record of %zu bytes is more than the topic %s takes: pass a reference to the data, or raise max.message.bytes "
-            "of the topic and kafka.message.max.bytes.", value.n, topic);
-    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-        forget(b, topic);
-        return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
-    default: return trouble(b, topic, err);
-    }
+    return said(b, err, topic, value.n);
+}
+
+dtask_err dti_broker_send(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_report *report) {
+    rd_kafka_resp_err_t err = rd_kafka_producev(b->rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY((void *)key.p, key.n),
+        RD_KAFKA_V_VALUE((void *)value.p, value.n), RD_KAFKA_V_OPAQUE(report), RD_KAFKA_V_END);
+    return said(b, err, topic, value.n);
 }
 
 // ---- topics -----------------------------------------------------------------------------
@@ -206,7 +235,7 @@ static dtask_err made(dti_broker *b, rd_kafka_event_t *event) {
     return DTASK_OK;
 }
 
-dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n) {
+dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n, bool accepted) {
     rd_kafka_NewTopic_t **list = calloc(n + 1, sizeof *list);
     size_t count = 0;
     char why[TEXT] = "";
@@ -216,8 +245,9 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n) {
         list[count] = rd_kafka_NewTopic_new(topics[i], (int)b->partitions, b->replication, why, sizeof why);
         if (!list[count]) err = dti_fail(DTASK_EARGS, "Kafka's topic %s cannot be made: %s", topics[i], why);
         if (err) break;
-        rd_kafka_NewTopic_set_config(list[count], "retention.ms", "-1"); // accepted is kept
-        rd_kafka_NewTopic_set_config(list[count++], "max.message.bytes", RECORD_MAX);
+        if (accepted) rd_kafka_NewTopic_set_config(list[count], "retention.ms", "-1");
+        if (accepted) rd_kafka_NewTopic_set_config(list[count], "max.message.bytes", RECORD_MAX);
+        count++;
     }
     if (!err && count) {
         rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);

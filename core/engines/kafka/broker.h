@@ -27,15 +27,23 @@ void dti_broker_close(dti_broker *);     // what was written was awaited before
 
 typedef struct { int32_t partition; int64_t next; } dti_place;
 // Makes those that are not there, and returns when each is to be seen; a topic
-// that is there stays as it is.
+// that is there stays as it is. accepted: their records are kept for ever, and
+// may be as large as any start; else both are as the brokers have it.
 // EENGINE names the topic and why.
-dtask_err dti_broker_make(dti_broker *, const char *const *topics, size_t n);
+dtask_err dti_broker_make(dti_broker *, const char *const *topics, size_t n, bool accepted);
 // ENOTFOUND: there is no such topic. What was found once is remembered.
 dtask_err dti_broker_knows(dti_broker *, const char *topic);
 // One record, as durable as acks=all says when this returns. ETOOBIG;
 // ENOTFOUND: the topic is gone; EENGINE: not within the timeout, and it may
 // have been written all the same. Threads that write at once share requests.
 dtask_err dti_broker_write(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_place *out);
+// The same without waiting: `told` is called once, by a thread of the broker's,
+// which may not wait; key and value stay until then. On an error it is not
+// called. One report may stand for many records. code: what librdkafka calls it.
+typedef struct dti_report {
+    void (*told)(struct dti_report *, dtask_err, int code, dti_place);
+} dti_report;
+dtask_err dti_broker_send(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_report *);
 // About the cluster, as pairs of a msgpack map: how many were put.
 dtask_err dti_broker_about(dti_broker *, dti_buf *out, uint32_t *pairs);
 

@@ -8,8 +8,10 @@
 // While slots are full the backlog stays on Kafka's disk.
 //
 // Starts that must be answered by the store (a `unique` key) go to it at once,
-// as do those that a worker makes inside. Not done here: dispatch of tasks,
-// which is the store's lanes and bells.
+// as do those that a worker makes inside. Where the option `done` was set, each
+// turn also takes ends of jobs out of the store and writes them into a topic
+// (done.h). Not done here: dispatch of tasks, which is the store's lanes and
+// bells.
 #include "engines/engine.h"
 
 #include <pthread.h>
@@ -20,15 +22,18 @@
 
 #include "base/msgpack.h"
 #include "engines/kafka/broker.h"
+#include "engines/kafka/done.h"
 #include "engines/kafka/record.h"
 #include "engines/kafka/started.h"
 #include "engines/run.h"
 
-enum { TAKE_MAX = 60 };          // starts in a turn: with it they are one call of the script
+enum { TAKE_MAX = 60,            // starts in a turn: with it they are one call of the script
+    FLUSH_US = 5000000 };        // how long a worker that leaves waits for ends of jobs that it writes
 
 typedef struct served {          // what a worker said hello for
     LIST_ENTRY(served) entry;
     uint64_t worker;
+    bool kept;                   // the store keeps ends of jobs
     size_t n;
     struct { char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t type; } types[];
 } served;
@@ -41,6 +46,8 @@ struct dti_bell {
     // a worker's; its I/O thread's
     served *served;
     dti_reader *reader;
+    dti_publisher *publisher;
+    bool kept, full;             // the store keeps ends; too many wait
     uint32_t surplus;            // starts taken in that this worker has not claimed since: the lanes are long
 };
 
@@ -50,7 +57,8 @@ typedef struct kafka {
     dti_engine *store;
     dti_broker *broker;
     dti_started *started;
-    char prefix[64], app[104], member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
+    char prefix[64], app[104], member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], done[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
+    uint8_t keep;                // DTI_DONE_*
     pthread_mutex_t lock;
     LIST_HEAD(, dti_bell) bells;
     LIST_HEAD(, served) hellos;  // until their bells are opened
@@ -168,6 +176,15 @@ static void cancel_started(kafka *k, dti_arena *arena, dti_op *op) {
     if (ops[0].err) op->err = ops[0].err;
 }
 
+static dti_bell *bell_of(kafka *k, uint64_t worker) {
+    dti_bell *b;
+    pthread_mutex_lock(&k->lock);
+    LIST_FOREACH(b, &k->bells, entry)
+        if (b->worker == worker && b->reader) break;
+    pthread_mutex_unlock(&k->lock);
+    return b;
+}
+
 // ---- hello ---------------------------------------------------------------------------------
 
 // Of the library's own types only maps are started from outside.
@@ -190,7 +207,7 @@ static dtask_err topics_of(kafka *k, const dti_hello *h, served **out) {
         while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
         if (same == s->n) topics[s->n] = s->types[s->n].topic, s->n++;
     }
-    if (!err) err = dti_broker_make(k->broker, topics, s->n);
+    if (!err) err = dti_broker_make(k->broker, topics, s->n, true);
     free(topics);
     return err;
 }
@@ -211,12 +228,39 @@ static void number(kafka *k, const dti_hello *h, served *s) {
     s->n = n;
 }
 
+// Whether the store keeps ends is said before a job can end, and their topic
+// is there before one is written.
+static dtask_err done_topic(kafka *k, dti_arena *arena, bool *kept) {
+    const char *topic = k->done;
+    dti_op op = {.kind = DTI_OP_DONE, .done = {.keep = k->keep}};
+    store_call(k, arena, &op, 1);
+    *kept = !op.err && (op.done.on || op.done.waiting);
+    if (op.err || !*kept) return op.err;
+    return dti_broker_make(k->broker, &topic, 1, false);
+}
+
+// A worker that leaves writes what is left, if no other does.
+static void flush(kafka *k, dti_bell *b, dti_arena *arena) {
+    int64_t until = dti_mono_us() + FLUSH_US;
+    dti_op op;
+    do {
+        op = (dti_op){.kind = DTI_OP_DONE};
+        dti_done_ask(b->publisher, b->worker, &op.done);
+        store_call(k, arena, &op, 1);
+        if (op.err) return;
+        dti_done_take(b->publisher, &op.done);
+    } while ((op.done.nends || !op.done.n) && dti_done_wait(b->publisher, until));
+}
+
 // A type has its topic before it is in the store: who finds it there can start
 // jobs of it.
 static void hello(kafka *k, dti_arena *arena, dti_op *op) {
     dti_hello *h = &op->hello;
     served *s = NULL;
     dtask_err err = h->bye ? DTASK_OK : topics_of(k, h, &s);
+    dti_bell *leaves = h->bye ? bell_of(k, h->worker) : NULL;
+    if (!h->bye && !err && (h->name.n || k->keep)) err = done_topic(k, arena, &s->kept);
+    if (leaves && leaves->kept) flush(k, leaves, arena);
     if (err) {
         op->err = err;
     } else {
@@ -244,15 +288,6 @@ static served *take_served(kafka *k, uint64_t worker) {
 }
 
 // ---- a turn with starts -----------------------------------------------------------------------
-
-static dti_bell *bell_of(kafka *k, uint64_t worker) {
-    dti_bell *b;
-    pthread_mutex_lock(&k->lock);
-    LIST_FOREACH(b, &k->bells, entry)
-        if (b->worker == worker && b->reader) break;
-    pthread_mutex_unlock(&k->lock);
-    return b;
-}
 
 static uint32_t type_of(const dti_bell *b, const char *topic) {
     for (size_t i = 0; i < b->served->n; i++)
@@ -287,7 +322,7 @@ static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, 
     dti_mp_put_strz(&b, why);
     dti_mp_put_bin(&b, value);
     const char *topic = k->quarantine;
-    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1) && !dti_broker_write(k->broker, topic, key, dti_str(b.p, b.n), NULL);
+    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1, true) && !dti_broker_write(k->broker, topic, key, dti_str(b.p, b.n), NULL);
     dti_buf_done(&b);
     if (done) k->quarantined++;
     return done;
@@ -354,7 +389,8 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     place(k, b, arena, parts, nparts);
     want = want > b->surplus ? want - b->surplus : 0;
     if (want > TAKE_MAX) want = TAKE_MAX;
-    dti_op *all = dti_alloc0(arena, (n + want) * sizeof *all);
+    if (b->full) want = 0;
+    dti_op *all = dti_alloc0(arena, (n + want + 1) * sizeof *all);
     taken *from = dti_alloc0(arena, (want + 1) * sizeof *from);
     if (!all || !from) {
         store_call(k, arena, ops, n);
@@ -363,12 +399,23 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     memcpy(all, ops, turn * sizeof *ops);
     count = take(k, b, arena, parts, all + turn, from, want);
     memcpy(all + turn + count, ops + turn, (n - turn) * sizeof *ops);
-    store_call(k, arena, all, n + count);
+    dti_op *done = &all[n + count];
+    uint32_t wanted = all[turn + count].turn.n;
+    if (b->full) all[turn + count].turn.n = 0;
+    done->kind = DTI_OP_DONE;
+    dti_done_ask(b->publisher, b->worker, &done->done);
+    done->done.keep = k->keep;
+    store_call(k, arena, all, n + count + (b->kept ? 1 : 0));
+    all[turn + count].turn.n = wanted;
     char detail[1024];
     snprintf(detail, sizeof detail, "%s", dtask_err_detail());
     memcpy(ops, all, turn * sizeof *ops);
     memcpy(ops + turn, all + turn + count, (n - turn) * sizeof *ops);
     took(k, b, arena, all + turn, from, count);
+    if (b->kept && !done->err) {
+        dti_done_take(b->publisher, &done->done);
+        b->full = done->done.waiting >= DTI_DONE_MAX;
+    }
     const dti_turn *t = &ops[turn].turn;
     if (ops[turn].err) {
         dti_fail(ops[turn].err, "%s", detail);
@@ -376,7 +423,7 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     }
     uint32_t claimed = roots(t);
     b->surplus = t->nclaims < t->n || b->surplus + count < claimed ? 0 : b->surplus + (uint32_t)count - claimed;
-    if (t->nclaims < t->n && dti_reader_waits(b->reader)) k->store->ops->bell_ring(b->own); // what is here rings no more
+    if (!b->full && t->nclaims < t->n && dti_reader_waits(b->reader)) k->store->ops->bell_ring(b->own); // what is here rings no more
 }
 
 // ---- the engine ------------------------------------------------------------------------------------
@@ -424,11 +471,17 @@ static void bell_close(dti_bell *b) {
         pthread_mutex_lock(&k->lock);
         LIST_REMOVE(b, entry);
         pthread_mutex_unlock(&k->lock);
+        if (b->publisher) dti_done_close(b->publisher);
         if (b->reader) dti_reader_close(b->reader); // ahead of the descriptor that it writes to
     }
     k->store->ops->bell_close(b->own);
     free(b->served);
     free(b);
+}
+
+static void ring(void *bell) {
+    dti_bell *b = bell;
+    b->at->store->ops->bell_ring(b->own);
 }
 
 static dtask_err bell_open(dti_engine *engine, uint64_t worker, dti_bell **out) {
@@ -447,6 +500,8 @@ static dtask_err bell_open(dti_engine *engine, uint64_t worker, dti_bell **out) 
         for (size_t i = 0; topics && i < b->served->n; i++) topics[i] = b->served->types[i].topic;
         if (topics) err = dti_reader_open(k->broker, k->group, k->member, k->store->ops->bell_fd(b->own), topics, b->served->n, &b->reader);
         free(topics);
+        b->kept = b->served->kept;
+        if (!err) err = dti_done_open(k->broker, k->done, ring, b, &b->publisher);
     }
     pthread_mutex_lock(&k->lock);
     LIST_INSERT_HEAD(&k->bells, b, entry);
@@ -505,7 +560,7 @@ static dtask_err about(dti_engine *engine, dti_buf *out) {
     const char *topic = k->quarantine;
     dtask_err err = k->store->ops->about(k->store, &theirs);
     if (!err) err = dti_broker_about(k->broker, &ours, &pairs);
-    if (!err) err = dti_broker_make(k->broker, &topic, 1); // as each topic will be made
+    if (!err) err = dti_broker_make(k->broker, &topic, 1, true); // as each topic will be made
     dti_mp at = {theirs.p, theirs.p + theirs.n};
     dti_mpval head;
     if (!err && (!dti_mp_next(&at, &head) || ours.failed || theirs.failed)) err = dti_fail(DTASK_ENOMEM, "no memory for what the servers say");
@@ -549,8 +604,10 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
         return dti_fail(DTASK_EARGS, "Kafka needs a store in Redis: write kafka://%.200s?store=redis://HOST/0.", servers);
     snprintf(k->prefix, sizeof k->prefix, "%s", conf->prefix ? conf->prefix : "");
     snprintf(k->app, sizeof k->app, "%s", conf->app);
+    k->keep = conf->done;
     snprintf(k->member, sizeof k->member, "%s", conf->member ? conf->member : "");
     dtask_err err = dti_kafka_name(k->prefix, k->app, NULL, "quarantine", k->quarantine);
+    if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, "done", k->done);
     if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, NULL, k->group);
     if (err) return err;
     if (!(k->started = dti_started_new())) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");

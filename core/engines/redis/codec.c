@@ -130,6 +130,16 @@ static void put_intake(dti_buf *b, const dti_intake *i) {
     if (starts) dti_redis_put_start(b, &i->start);
 }
 
+static void put_done(dti_buf *b, const dti_done *d) {
+    dti_mp_put_array(b, 6);
+    dti_mp_put_uint(b, DTI_REDIS_OP_DONE);
+    dti_mp_put_uint(b, d->keep);
+    dti_mp_put_uint(b, d->worker);
+    dti_mp_put_uint(b, d->upto ? d->era : 0);
+    dti_mp_put_uint(b, d->upto);
+    dti_mp_put_uint(b, d->n);
+}
+
 static void put_hello(dti_buf *b, const dti_hello *h) {
     dti_mp_put_array(b, h->was.n ? 8 : 7);
     dti_mp_put_uint(b, DTI_OP_HELLO);
@@ -245,6 +255,7 @@ void dti_redis_put_op(dti_buf *b, const dti_op *op) {
         break;
     case DTI_OP_SWEEP: put_sweep(b, &op->sweep); break;
     case DTI_OP_INTAKE: put_intake(b, &op->intake); break;
+    case DTI_OP_DONE: put_done(b, &op->done); break;
     case DTI_OP_ERA:
         dti_mp_put_array(b, 2);
         dti_mp_put_uint(b, DTI_OP_ERA);
@@ -568,6 +579,19 @@ static void get_hello(list *l, dti_hello *h) {
     }
 }
 
+static void get_done(list *l, dti_done *d) {
+    d->on = get_bool(l);
+    d->era = get_uint(l);
+    d->first = get_uint(l);
+    d->waiting = get_uint(l);
+    list in = get_list(l);
+    d->nends = in.left;
+    dtask_str *ends = room(l->t, in.left, sizeof *ends);
+    for (uint32_t i = 0; ends && i < d->nends; i++) ends[i] = get_str(&in);
+    if (!ends) d->nends = 0;
+    d->ends = ends;
+}
+
 static void get_outs(list *l, dti_op *op) {
     switch (op->kind) {
     case DTI_OP_START:
@@ -583,6 +607,7 @@ static void get_outs(list *l, dti_op *op) {
         op->intake.status = get_u8(l);
         op->intake.at = get_uint(l);
         break;
+    case DTI_OP_DONE: get_done(l, &op->done); break;
     case DTI_OP_MARK: op->mark.status = get_u8(l); break;
     case DTI_OP_SWEEP:
         op->sweep.next = get_int(l);

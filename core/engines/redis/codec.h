@@ -12,7 +12,7 @@
 
 enum { DTI_REDIS_FORMAT = 1, DTI_REDIS_WANT_FX = 1 };
 enum { DTI_REDIS_OP_ASLEEP = 8, DTI_REDIS_OP_AWAKE = 9, DTI_REDIS_OP_DUMP = 10, DTI_REDIS_OP_INIT = 11,
-    DTI_REDIS_OP_INTAKE = 12 };
+    DTI_REDIS_OP_INTAKE = 12, DTI_REDIS_OP_DONE = 13 };
 
 // ---- to the script: one argument each; failures stay in buf.failed -------------
 void dti_redis_put_header(dti_buf *, int64_t now, dtask_str run_id, unsigned flags);

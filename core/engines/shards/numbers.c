@@ -193,7 +193,8 @@ dtask_err dti_shards_put(dti_shards *s, dti_arena *arena, unsigned k, const dti_
     case DTI_OP_SWEEP: return put_sweep(s, arena, k, &out->sweep);
     case DTI_OP_POST:
     case DTI_OP_ERA:
-    case DTI_OP_INTAKE: return DTASK_OK;
+    case DTI_OP_INTAKE:
+    case DTI_OP_DONE: return DTASK_OK;
     }
     return DTASK_OK;
 }
@@ -290,7 +291,8 @@ dtask_err dti_shards_take(dti_shards *s, dti_arena *arena, unsigned k, dti_op *i
         op->sweep.steps = in->sweep.steps;
         break;
     case DTI_OP_ERA: op->era = in->era; break;
-    case DTI_OP_INTAKE: break;
+    case DTI_OP_INTAKE:
+    case DTI_OP_DONE: break;
     }
     return op->err;
 }

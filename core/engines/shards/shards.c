@@ -41,7 +41,8 @@ static unsigned shard_of(const dti_shards *s, const dti_op *op) {
     case DTI_OP_MARK: return dti_shards_of_id(s, op->mark.id);
     case DTI_OP_SWEEP:
     case DTI_OP_ERA: return op->shard;
-    case DTI_OP_INTAKE: break;   // Kafka's store is one shard
+    case DTI_OP_INTAKE:
+    case DTI_OP_DONE: break;       // Kafka's store is one shard
     }
     return s->n;
 }

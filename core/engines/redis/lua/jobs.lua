@@ -56,6 +56,7 @@ function dt.job_end(root)
     end
     insert(fx.ended, hget(j.h, '8') or '')
     insert(fx.ends, root)
+    if root.reason ~= R_TEST and hget(hash(P .. 'done'), 'on') then dt.done_keep(root) end
 end
 
 function dt.do_lanes(d)

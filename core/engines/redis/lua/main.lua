@@ -61,6 +61,7 @@ local function run(op, run_id, steps)
     elseif kind == 6 then reply = dt.op_sweep(op)
     elseif kind == 7 then reply = dt.op_era(op)
     elseif kind == 12 then reply, err, text = dt.op_intake(op)
+    elseif kind == 13 then reply = dt.op_done(op)
     else err, text = EVERSION, 'an operation that this release does not know' end
     if err then
         meta.last_time, meta.resumed = last_time, resumed
