@@ -184,6 +184,14 @@ class Codec:
             return self.encoder.encode(values)
 
 
+def _has_set(value: Any) -> bool:
+    if isinstance(value, (set, frozenset)):
+        return True
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(_has_set, cast("dict[Any, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value)))
+    return any(_has_set(getattr(value, str(name), None)) for name in _fields(type(value)))
+
+
 def _is_model(cls: Any) -> bool:
     """A model of pydantic, which is not asked for where nobody uses it. (Its dataclasses travel as others do.)"""
     return hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate")
@@ -319,6 +327,11 @@ class Shape:
                 self._decode(data)
             return data, b""
         return self._pack_any(values, number)
+
+    def pack_alone(self, values: list[Any]) -> bytes:
+        """The array, in a form that equal calls share though their sets come in another order. As pack, without outputs."""
+        data, known = self.pack(values)
+        return known if known and _has_set(values) else data
 
     def _pack_any(self, values: list[Any], number: Callable[[Output], int] | None) -> tuple[bytes, bytes]:
         """Containers, own types and outputs: each argument is checked by decoding it as the handler will."""

@@ -236,7 +236,7 @@ class TaskType(Generic[P, R]):
         known = blake2b(core.name.encode(), digest_size=16)
         every = iter(items)
         deps = _Deps(frame, how.after)
-        while chunk := [shape.pack(shape.bind(tuple(item), common))[0] for item in islice(every, _CHUNK)]:
+        while chunk := [shape.pack_alone(shape.bind(tuple(item), common)) for item in islice(every, _CHUNK)]:
             child = _core.spawn_many(frame.task, how.call, chunk, deps.pointers)
             parts.append((child, len(chunk)))
             for args in chunk:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crash_app import build
 
-from dynatask import Job, TaskFailed
+from dynatask import App, Job, TaskFailed, context
 
 
 class Keeper:
@@ -227,3 +227,25 @@ def test_the_first_process_is_gone_and_the_file_serves_again(crash: Any, start_w
     worker.wait()
     assert crash.leaf.job(job.id).result() == 3
     assert os.path.exists(sqlite_url.removeprefix("sqlite:"))
+
+
+def test_a_rerun_finds_a_maps_children_though_sets_come_in_another_order(app: App) -> None:
+    orders = iter([{0, 8}, {8, 0}])
+    assert list({0, 8}) != list({8, 0})
+
+    @app.task
+    def leaf(ns: set[int], more: dict[str, set[int]]) -> list[str]:
+        return list(more)
+
+    @app.task(retries=1, backoff=0)
+    def root() -> list[list[str]]:
+        ns = next(orders)
+        found = leaf.map([ns], more={"b": ns, "a": ns}).result()
+        if context().attempt == 1:
+            raise ValueError("again")
+        return found
+
+    with app.worker(slots=1):
+        job = root.start()
+        job.result()
+        assert job.info().counts.added == 2
