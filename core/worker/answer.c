@@ -124,7 +124,7 @@ static void woken(dtask_task *f, const dti_mail *mails, uint32_t n, bool more, u
 static void drop_beyond(dtask_worker *w) {
     if (w->parked.n <= w->conf.max_parked) return;
     for (dtask_task *f = w->parked.first; f; f = f->next) {
-        if (!f->row.crashes || f->nspawned + f->row.nkids > DTI_KEPT_CHILDREN) continue;
+        if (!dti_frame_droppable(f)) continue;
         dti_queue_cut(&w->parked, f);
         f->unwind = true;
         dti_frame_resume(f, DTASK_B_UNWIND);

@@ -364,6 +364,10 @@ void dti_frame_pause(dtask_task *f) {
     dti_io_room(w);
 }
 
+bool dti_frame_droppable(const dtask_task *f) {
+    return f->row.crashes && f->nspawned + f->row.nkids <= DTI_KEPT_CHILDREN;
+}
+
 void dti_frame_resume(dtask_task *f, unsigned event) {
     dtask_worker *w = f->w;
     if (!f->given_up) dti_end_set(f, DTI_END_NONE);

@@ -112,7 +112,11 @@ static dti_fiber *fiber_get(dtask_worker *w) {
             free(f);
             return NULL;
         }
-        mprotect(p, guard, PROT_NONE);
+        if (mprotect(p, guard, PROT_NONE)) { // out of mappings: without its guard it is none
+            munmap(p, STACK + guard);
+            free(f);
+            return NULL;
+        }
         f->stack = p + guard;
         f->size = STACK;
     }
@@ -328,6 +332,7 @@ void dti_pool_wake(dtask_worker *w) {
     pthread_t id;
     if (!t || pthread_attr_init(&attr)) {
         free(t);
+        if (!w->nthreads) dti_worker_fail(w, DTASK_ENOMEM, "no memory for a thread of handlers");
         return;                  // those that run go on
     }
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);

@@ -300,8 +300,9 @@ static dtask_err park(dtask_task *f) {
     if (!here && w->stopping) f->unwind = true;
     bool go = !here && !f->unwind;
     pthread_mutex_unlock(&w->lock);
-    if (go && !dti_pool_can_park(f)) err = dti_fail(DTASK_ENOMEM, "no memory for another stack: the wait cannot park");
-    else if (go) dti_pool_park(f);
+    if (go && dti_pool_can_park(f)) dti_pool_park(f);
+    else if (go && dti_frame_droppable(f)) f->unwind = true; // no memory for another stack, as past max_parked
+    else if (go) err = dti_fail(DTASK_ENOMEM, "no memory for another stack: the wait cannot park");
     if (!err && f->lost && !f->unwind) err = dti_fail(DTASK_ELOST, "this attempt is over: its outcome will be refused; return");
     if (!err && f->unwind)
         return dti_fail(DTASK_EUNWIND, "this frame is dropped; the handler runs again when the wait is over: return EUNWIND");

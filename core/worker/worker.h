@@ -398,6 +398,7 @@ void dti_frame_begin(dtask_task *);          // L: its handler begins or goes on
 void dti_frame_runs(dtask_task *);           // L: ..and runs from now on
 void dti_frame_pause(dtask_task *);          // L: ..ends or waits
 void dti_frame_resume(dtask_task *, unsigned event); // L: to its pool or seat
+bool dti_frame_droppable(const dtask_task *); // L, or its handler: it may run again, at no great cost
 void dti_frame_give_back(dtask_task *);      // L: not begun: another may have it
 void dti_frame_expired(dtask_task *);        // L: outran its `timeout`
 void dti_put_task_id(dti_buf *, const dtask_task *, uint32_t ord); // "job/ord" as msgpack
