@@ -176,7 +176,7 @@ class Codec:
 
     # ---- the arguments of a call ----------------------------------------------------
 
-    def ordered(self, values: Sequence[object]) -> bytes:
+    def ordered(self, values: object) -> bytes:
         """The encoding that equal arguments share, whatever the order of their sets and dicts."""
         try:
             return self._ordered.encode(values)

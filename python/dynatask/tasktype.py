@@ -192,19 +192,25 @@ class TaskType(Generic[P, R]):
     def _packed_map(self, items: Iterable[Any], common: dict[str, Any]) -> tuple[Call, bytes, bytes]:
         shape, encode = self._core.shape, self._core.app.codec.encode
         firsts: list[bytes] = []
+        known: list[bytes] = []  # what they are known by: the order of sets and dicts is no matter
         rest: list[bytes] = []
+        known_rest: list[bytes] = []
         for item in items:
             values = shape.bind((item,), common)
-            shape.pack(values)
+            ordered = shape.pack(values)[1] != b""
             firsts.append(encode(values[0], f"{self.name}(): an item"))
+            known.append(self._core.app.codec.ordered(values[0]) if ordered else firsts[-1])
             rest = rest or [encode(v, f"{self.name}(): an argument") for v in values[1:]]
+            known_rest = known_rest or [self._core.app.codec.ordered(v) for v in values[1:]]
         given = self._how.opts
         words = [self.name, *(word for name in _OF_CHILDREN if name in given for word in (name, given[name]))]
         kind = encode(words if len(words) > 1 else self.name, "the type")
-        parts = [kind, *rest, array_head(len(firsts)), *firsts]
-        args = array_head(2 + len(rest)) + b"".join(parts)
+        args = array_head(2 + len(rest)) + b"".join([kind, *rest, array_head(len(firsts)), *firsts])
+        hashed = array_head(2 + len(rest)) + b"".join([kind, *known_rest, array_head(len(firsts)), *known])
+        if hashed == args:
+            hashed = b""
         own = {name: value for name, value in given.items() if name == "priority" or name not in _OF_CHILDREN}
-        return self._start_call(_MAP, own, args, b""), args, b""
+        return self._start_call(_MAP, own, args, hashed), args, hashed
 
     def _begin_map(self, call: Call, args: bytes, hashed: bytes) -> Job[list[R]]:
         core = self._core

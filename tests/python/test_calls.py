@@ -433,3 +433,15 @@ def test_start_map_refuses_what_many_cannot_share(app: App) -> None:
             one.using(**options).start_map([1])  # type: ignore[arg-type]
     with pytest.raises(BadArguments, match="may_fail"):
         one.using(may_fail=True).start(1)
+
+
+def test_start_map_with_sets_in_another_order_is_the_same_call(app: App) -> None:
+    @app.task
+    def leaf(ns: set[int], more: dict[str, int]) -> int:
+        return sum(ns) + len(more)
+
+    once = leaf.using(id="sets")
+    a = once.start_map([{0, 8}, {1}], more={"a": 1, "b": 2})
+    b = once.start_map([{8, 0}, {1}], more={"b": 2, "a": 1})
+    with app.worker(slots=1):
+        assert a.result() == b.result() == [10, 3]
