@@ -71,9 +71,10 @@ def toml(file: Path) -> dict[str, Any]:
 
 
 def address(app: App) -> tuple[str, str]:
-    """The engine's URL and where it stands, without opening anything. A password is not shown."""
+    """The engine's URL and where it stands, without opening anything. A password is not shown, nor what goes to librdkafka."""
     url, source = configured("url") or ((app.url, "code") if app.url else ("sqlite:jobs.db", "default"))
-    return re.sub(r"(://[^:@/?]*):[^@/?]*@", r"\1:***@", url), source
+    shown = re.sub(r"((?:://|%3a%2f%2f)[^:@/?&]*?)(?::|%3a)[^@/?&]*(@|%40)", r"\1:***\2", url, flags=re.IGNORECASE)
+    return re.sub(r"([?&]kafka\.[^=&]*=)[^&]*", r"\1***", shown), source
 
 
 def shared(app: App) -> None:
