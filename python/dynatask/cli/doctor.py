@@ -145,6 +145,9 @@ def file_system(folder: Path) -> str:
 # ---- the server -----------------------------------------------------------------------------
 def of_server(server: dict[str, Any]) -> Iterator[Check]:
     """Version, role, policy and rights were judged as it was opened and asked; what is left is what may hurt later."""
+    if "kafka" in server:
+        text = f"{server['kafka']} answers, brokers: {server['kafka_brokers']}; the quarantine topic is there (librdkafka {server['librdkafka']})"
+        yield Check("kafka", "ok", text)
     yield Check("server", "ok", f"Redis {server['version']} at {server['address']}, {server['policy']}; all that is needed is allowed")
     if server["persistence"] == "append-only file":
         yield Check("disk", "ok", "it keeps an append-only file")
