@@ -32,8 +32,8 @@ static const char help[] =
     "\n"
     "Runs the C handlers of plugins until it is stopped. SIGTERM drains; a second one stops at once.\n"
     "\n"
-    "  --app NAME       the app whose tasks to run\n"
-    "  --url URL        the engine: sqlite:PATH (default sqlite:jobs.db), memory:\n"
+    "  --app NAME       the app whose tasks to run: its name, as in App(\"NAME\")\n"
+    "  --url URL        the engine: sqlite:PATH, redis://HOST/0, kafka://HOST?store=URL (default sqlite:jobs.db)\n"
     "  --plugin X.so    a plugin to load; may be given several times\n"
     "  --slots N        handlers that run at once (default: processors)\n"
     "  --types A,B      serve only these types\n"
@@ -101,6 +101,8 @@ static int parse(int argc, char **argv, arguments *a) {
         } else if (!set_option(name, value)) return usage("no such option: --", name);
     }
     if (!a->app) return usage("--app is missing", "");
+    size_t n = strlen(a->app);
+    if (n > 3 && !strcmp(a->app + n - 3, ".py")) return usage("--app takes an app's name, as in App(\"NAME\"), not a file: ", a->app);
     if (!a->nplugins) return usage("--plugin is missing", "");
     return OK;
 }

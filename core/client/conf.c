@@ -85,14 +85,23 @@ static const char *line(size_t i, const char *name, const char *value, char room
 
 // ---- one value ---------------------------------------------------------------
 
+// Of what kind a number is, beside it.
+static const char *const units[] = {
+    [TEXT] = "", [UNSIGNED] = "", [U32] = "", [TIME] = " s", [SIZE] = " bytes", [CHOICE] = "", [URL] = "", [LINES] = "",
+};
+
 static dtask_err unfit(const option *o, const char *value) {
     static const char *const kinds[] = {
         [TEXT] = "a text of at most 1023 bytes", [UNSIGNED] = "a whole number", [U32] = "a whole number",
         [TIME] = "a time such as 1.5, 250ms, 90s, 5m, 2h, 1d", [SIZE] = "a size such as 4096, 64KiB, 64MiB",
-        [CHOICE] = "one of its values", [URL] = "a URL", [LINES] = "a text",
+        [CHOICE] = "one of", [URL] = "a URL", [LINES] = "a text",
     };
-    return dti_fail(DTASK_EARGS, "The option %s cannot be \"%.100s\": give %s within its bounds (%s).", o->name, value, kinds[o->kind],
-        o->help);
+    char bounds[160] = "";
+    double unit = o->kind == TIME ? (double)SECOND : 1;
+    if (o->most) snprintf(bounds, sizeof bounds, ", from %.15g to %.15g%s", (double)o->least / unit, (double)o->most / unit, units[o->kind]);
+    for (size_t i = 0, n = 0; i < 5 && o->choices[i] && n < sizeof bounds; i++)
+        n += (size_t)snprintf(bounds + n, sizeof bounds - n, "%s %s", i ? "," : "", o->choices[i]);
+    return dti_fail(DTASK_EARGS, "The option %s cannot be \"%.100s\": give %s%s (%s).", o->name, value, kinds[o->kind], bounds, o->help);
 }
 
 // Writes a number of `room` bytes.
@@ -387,7 +396,9 @@ static void put_value(dti_buf *b, const option *o, const dti_conf *c) {
         break;
     case CHOICE: dti_mp_put_strz(b, o->choices[load(at, o->room)]); break;
     case TIME: dti_mp_put_float(b, (double)load(at, o->room) / 1e6); break;
-    default: dti_mp_put_uint(b, load(at, o->room));
+    default:
+        if (load(at, o->room) < o->least) dti_mp_put_nil(b); // not given
+        else dti_mp_put_uint(b, load(at, o->room));
     }
 }
 
@@ -399,12 +410,13 @@ void dti_conf_put(dti_buf *b, const dti_conf *c, const uint8_t source[DTI_OPTION
     dti_mp_put_array(b, OPTIONS);
     for (size_t i = 0; i < OPTIONS; i++) {
         if (*table[i].def) set(&defaults, &table[i], table[i].def);
-        dti_mp_put_array(b, 5);
+        dti_mp_put_array(b, 6);
         dti_mp_put_strz(b, table[i].name);
         if (table[i].kind == URL) dti_mp_put_strz(b, shown);
         else put_value(b, &table[i], c);
         dti_mp_put_strz(b, sources[source[i]]);
         put_value(b, &table[i], &defaults);
         dti_mp_put_strz(b, table[i].help);
+        dti_mp_put_strz(b, units[table[i].kind] + (*units[table[i].kind] == ' '));
     }
 }

@@ -117,7 +117,8 @@ DTASK_API dtask_err dtask_b_read(dtask_app *app, dtask_str query, dtask_str *out
 DTASK_API dtask_err dtask_b_job_end(dtask_job *job, dtask_str *out);
 DTASK_API const char *dtask_b_job_id(dtask_job *job);
 DTASK_API void dtask_b_free(dtask_str s);
-/* Every option with its value and where it came from, as a msgpack list of [name, value, source, default, help]. */
+/* Every option with its value and where it came from, as a msgpack list of
+ * [name, value, source, default, help, unit]. value nil: not given; unit: s, bytes or empty. */
 DTASK_API dtask_err dtask_b_config(dtask_app *app, dtask_str *out);
 
 /* ---- a worker's seats ------------------------------------------------------------------ */

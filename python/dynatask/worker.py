@@ -181,7 +181,7 @@ class Worker(With["Worker"]):
 
     def _told(self, config: Mapping[str, Any]) -> None:
         if self.begun is not None:
-            self.begun([*(self._types or [name for name in config["types"].split(",") if name] or dict.fromkeys(self._served))])
+            self.begun([*(self._types or [name for part in config["types"].split(",") if (name := part.strip())] or dict.fromkeys(self._served))])
 
     def _catch_up(self) -> None:
         """A stop that came while it was starting found nothing to stop."""

@@ -335,7 +335,14 @@ def test_config_says_where_each_value_comes_from(sh: Shell) -> None:
     assert (options["slots"]["value"], options["slots"]["source"]) == (3, "file")
     assert options["grace"]["source"] == "environment"
     assert options["retain"]["source"] == "default"
-    assert "lease" in sh("config")
+    assert (options["prefetch"]["value"], options["prefetch"]["unit"]) == (256, "")
+    assert (options["max_payload"]["value"], options["max_payload"]["unit"]) == (64 << 20, "bytes")
+    # For people as one would write it; blank is what is not given.
+    told = {line.split()[0]: line for line in sh("config").splitlines()}
+    for name, shown in {"lease": "20s file 15s", "grace": "7s environment 30s", "retain": "1d default 1d", "max_payload": "64MiB"}.items():
+        assert shown in " ".join(told[name].split())
+    (sh.folder / "dynatask.toml").unlink()
+    assert "slots default handlers" in " ".join(sh("config").split())
 
 
 def test_doctor(sh: Shell, worker) -> None:

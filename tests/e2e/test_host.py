@@ -96,6 +96,7 @@ def test_help_and_version() -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
+        (["--app", "shop.py", "--plugin", "none.so"], "not a file: shop.py"),
         ([], "--app"),
         (["--app", "x"], "--plugin"),
         (["--app"], "--app"),

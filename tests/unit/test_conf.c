@@ -197,6 +197,19 @@ Test(conf, toml_takes_any_bytes) {
     }
 }
 
+Test(conf, what_a_value_may_be_is_told) {
+    static const struct { const char *name, *value, *told; } all[] = {
+        {"slots", "0", "give a whole number, from 1 to 1024 ("},
+        {"lease", "0.01", "5m, 2h, 1d, from 0.1 to 86400 s ("},
+        {"max_payload", "1", "64MiB, from 1024 to 1073741824 bytes ("},
+        {"keep", "some", "give one of failed, all, root ("},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        cr_assert(eq(int, load("memory:", DTASK_OPTS(all[i].name, all[i].value)), DTASK_EARGS));
+        cr_assert(strstr(dtask_err_detail(), all[i].told) != NULL, "%s", dtask_err_detail());
+    }
+}
+
 Test(conf, what_is_shown) {
     dti_buf b = {0};
     cr_assert(eq(int, load("memory:", DTASK_OPTS("lease", "2.5", "keep", "root")), 0));
@@ -211,8 +224,11 @@ Test(conf, what_is_shown) {
             cr_assert(dti_mp_float(dti_mp_at(row, 1), &f) && f == 2.5);
             cr_assert(dti_mp_text(dti_mp_at(row, 2), &text) && dti_str_eq(text, dti_strz("code")));
             cr_assert(dti_mp_float(dti_mp_at(row, 3), &f) && f == 15);
+            cr_assert(dti_mp_text(dti_mp_at(row, 5), &text) && dti_str_eq(text, dti_strz("s")));
         }
         if (!strcmp(dti_conf_name(i), "keep")) cr_assert(dti_mp_text(dti_mp_at(row, 1), &text) && dti_str_eq(text, dti_strz("root")));
+        if (!strcmp(dti_conf_name(i), "slots")) cr_assert(dti_str_eq(dti_mp_at(row, 1), dti_strz("\xc0"))); // nil: not given
+        if (!strcmp(dti_conf_name(i), "blob_min")) cr_assert(dti_mp_text(dti_mp_at(row, 5), &text) && dti_str_eq(text, dti_strz("bytes")));
         if (!strcmp(dti_conf_name(i), "url")) cr_assert(dti_mp_text(dti_mp_at(row, 1), &text) && dti_str_eq(text, dti_strz("memory:")));
     }
     dti_buf_done(&b);

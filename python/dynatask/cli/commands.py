@@ -377,7 +377,7 @@ def config(as_json: bool, app_spec: str | None, url: str | None) -> None:
     if as_json:
         out.json({"options": [option._asdict() for option in options]})
     else:
-        out.say(view.table(options[0]._fields, [[str(value) for value in option] for option in options]))
+        out.say(view.option_table(options))
 
 
 @cli.command()

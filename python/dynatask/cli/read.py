@@ -37,8 +37,9 @@ class Option(NamedTuple):
     name: str
     value: Any
     source: str
-    default: str
+    default: Any
     help: str
+    unit: str
 
 
 _rows = msgspec.msgpack.Decoder(list[Row])

@@ -16,6 +16,7 @@ from rich.text import Text
 from dynatask import JobInfo, TaskFailed, TaskInfo
 
 from .merged import STATES, Line, Merged
+from .read import Option
 
 SCHEMA = 1  # of the JSON; raised when a name changes its meaning or goes
 BAR, BAR_LEAST = 24, 4
@@ -305,6 +306,20 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Text:
     for line in lines:
         line.rstrip()
     return Text("\n").join(lines)
+
+
+def written(value: Any, unit: str) -> str:
+    """A value of an option as one would write it: 30s, 1d, 64MiB; nothing where it is not given."""
+    sizes = {"s": (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)), "bytes": (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))}
+    for name, size in sizes.get(unit, ()):
+        if value and value % size == 0:
+            return f"{value // size:.0f}{name}"
+    return "" if value is None else f"{value:g}s" if unit == "s" else str(value)
+
+
+def option_table(options: Sequence[Option]) -> Text:
+    rows = [(o.name, written(o.value, o.unit), o.source, written(o.default, o.unit), o.help) for o in options]
+    return table(("name", "value", "source", "default", "help"), rows)
 
 
 def job_table(infos: Sequence[JobInfo]) -> Text:
