@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -243,9 +244,9 @@ def test_a_master_that_fails_takes_its_shards_alone(redis_cluster: RedisCluster)
         return n
 
     @app.task(crashes=100)
-    def held(n: int) -> int:
+    async def held(n: int) -> int:  # on a thread of a slot it would hold up the trees that are parked there
         runs[n] += 1
-        gate.wait()
+        await asyncio.to_thread(gate.wait)
         return n
 
     @app.task(crashes=100)

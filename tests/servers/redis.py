@@ -179,7 +179,7 @@ class RedisCluster:
         return node
 
     def replica(self, master: Redis) -> Redis:
-        """Adds a replica of a master; returns once it is in step and every node knows it."""
+        """Adds a replica of a master; returns once it is linked and every node knows it."""
         node = self._join()
         node("CLUSTER", "REPLICATE", self.ids[self.nodes.index(master)])
         node.until(lambda: node.info("replication").get("master_link_status") == "up", "master_link_status:up")
@@ -188,7 +188,11 @@ class RedisCluster:
         return node
 
     def failover(self, master: Redis, replica: Redis) -> None:
-        """SIGKILL of a master; returns once its replica has its slots and all nodes that run say so."""
+        """SIGKILL of a master whose replica has all that was written so far; returns once that has its slots and all
+        nodes that run say so."""
+        # A link that is up may carry nothing yet: a master begins at its new replica's first acknowledgement, up to a second later.
+        written = int(master.info("replication")["master_repl_offset"])
+        replica.until(lambda: int(replica.info("replication")["slave_repl_offset"]) >= written, f"offset {written}")
         master.kill()
         replica.until(lambda: replica("ROLE")[0] == b"master", "role master")
         self.ready()
