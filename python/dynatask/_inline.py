@@ -97,6 +97,7 @@ class _Here(Slot):
         """After the last step: drops what is parked, and gives the seat back."""
         self._root = getcurrent()
         self._unwind_all()
+        self._forget_root()
         self.flush()
         self._seat.leave()
 

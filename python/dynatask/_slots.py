@@ -95,7 +95,15 @@ class Slot:
         except BaseException as error:
             self._crew.broke(error)
         finally:
+            self._forget_root()
             self._crew.left()
+
+    def _forget_root(self) -> None:
+        """greenlet looks, when a thread has ended, for who still refers to its root, by an import and gc.get_referrers in
+        whatever frame some thread is in (~ThreadState in its TThreadState.hpp), and takes a reference away where it finds
+        none. A collection in progress hides us: then we would refer to what was freed.
+        """
+        self._root = None
 
     def _take_seat(self, batch: int) -> None:
         self._seat = Seat(self._crew.core, _core.THREAD, 1, batch)
