@@ -40,20 +40,9 @@ BOTH(worker_calls, one_slot_nests) {
     rig_close(&r);
 }
 
-static dtask_err deep(dtask_task *t, void *arg) {
-    (void)arg;
-    int64_t n, x;
-    dtask_child *a;
-    dtask_err err = dtask_args(t, "n:i", &n);
-    if (err || !n) return err ? err : dtask_done(t, "i", (int64_t)0);
-    if ((err = dtask_spawn(t, "deep", NULL, &a, "i", n - 1)) || (err = dtask_wait(t, a, -1))) return err;
-    err = dtask_child_result(a, "i", &x);
-    return err ? err : dtask_done(t, "i", x + 1);
-}
-
 BOTH(worker_calls, depth) {
     rig r;
-    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", deep}, {0}}, ONE);
+    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", rig_deep}, {0}}, ONE);
     int64_t n = 0;
     OK(rig_run(&r, "deep", 3000, &n));
     cr_assert_eq(n, 3000);
@@ -63,7 +52,7 @@ BOTH(worker_calls, depth) {
 // max_parked 2: frames are dropped and run again.
 BOTH(worker_calls, depth_beyond_max_parked) {
     rig r;
-    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", deep}, {"fib", "n:i -> i", fib}, {0}},
+    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", rig_deep}, {"fib", "n:i -> i", fib}, {0}},
         DTASK_OPTS("slots", "1", "max_parked", "2"));
     int64_t n = 0;
     OK(rig_run(&r, "deep", 60, &n));

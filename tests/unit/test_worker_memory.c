@@ -14,22 +14,11 @@ void *__wrap_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t off) 
     return MAP_FAILED;
 }
 
-static dtask_err deep(dtask_task *t, void *arg) {
-    (void)arg;
-    int64_t n, x;
-    dtask_child *a;
-    dtask_err err = dtask_args(t, "n:i", &n);
-    if (err || !n) return err ? err : dtask_done(t, "i", (int64_t)0);
-    if ((err = dtask_spawn(t, "deep", NULL, &a, "i", n - 1)) || (err = dtask_wait(t, a, -1))) return err;
-    err = dtask_child_result(a, "i", &x);
-    return err ? err : dtask_done(t, "i", x + 1);
-}
-
 // A handler that gets no second stack is dropped and runs again, as those past max_parked.
 BOTH(worker_memory, no_stack_for_who_waits) {
     rig r;
     left = 10;
-    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", deep}, {0}}, (const char *const[]){"slots", "1", NULL});
+    rig_open(&r, scheme, (rig_handler[]){{"deep", "n:i -> i", rig_deep}, {0}}, (const char *const[]){"slots", "1", NULL});
     int64_t n = 0;
     OK(rig_run(&r, "deep", 40, &n));
     cr_assert_eq(n, 40);

@@ -114,3 +114,14 @@ int gate_at(gate *g) {
     pthread_mutex_unlock(&g->lock);
     return at;
 }
+
+dtask_err rig_deep(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n, x;
+    dtask_child *a;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (err || !n) return err ? err : dtask_done(t, "i", (int64_t)0);
+    if ((err = dtask_spawn(t, "deep", NULL, &a, "i", n - 1)) || (err = dtask_wait(t, a, -1))) return err;
+    err = dtask_child_result(a, "i", &x);
+    return err ? err : dtask_done(t, "i", x + 1);
+}

@@ -34,6 +34,8 @@ void rig_pause(int ms);
 extern void (*rig_fault)(dti_engine *, dti_arena *, dti_op *, size_t);
 void rig_engine(dti_engine *, dti_arena *, dti_op *, size_t);
 
+dtask_err rig_deep(dtask_task *, void *); // type deep: n levels, each waits for the next; the result is n
+
 // A gate that handlers and the test pass in turns.
 typedef struct { pthread_mutex_t lock; pthread_cond_t moved; int at; } gate;
 #define GATE {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0}
