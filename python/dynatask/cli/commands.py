@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 APP_HELP = "module:app, a .py file, or an app's name; else DYNATASK_APP, else `app` of dynatask.toml."
 
 
-class Command(click.Command):
+class Hinted(click.Command):
     """Knows of every usage error which command it is of, for the hint."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -32,7 +32,7 @@ class Command(click.Command):
             raise
 
 
-class Calling(Command):
+class Calling(Hinted):
     """Its words are arguments, so one may be a negative number; else what begins with - is an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -45,20 +45,13 @@ class Calling(Command):
         return left
 
 
-class Commands(click.Group):
+class Commands(Hinted, click.Group):
     """In the order in which they are needed."""
 
-    command_class = Command
+    command_class = Hinted
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.ctx = error.ctx or ctx
-            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
