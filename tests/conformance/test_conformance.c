@@ -454,6 +454,22 @@ CASE(a_wake_rings_its_worker_and_an_end_its_waiter) {
     leave(w, &b);
 }
 
+// An engine's thread that is about to sleep as a bell is opened must not sleep
+// over it. A call that was just answered leaves it on the way to sleep; the
+// spins strike each point of that way.
+CASE(bells_are_opened_beside_calls) {
+    start(w, "j", (dti_new){0});
+    for (int i = 0; i < 2000; i++) {
+        dti_bell *bell;
+        world_call(w, (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = dti_strz("j")}});
+        for (volatile int spin = i % 200 * 20; spin > 0; spin--) {
+        }
+        cr_assert_eq(w->e->ops->bell_open(w->e, 0, &bell), DTASK_OK, "%s", dtask_err_detail());
+        w->e->ops->bell_close(bell);
+        dti_arena_reset(&w->arena);
+    }
+}
+
 CASE(the_end_of_a_task_rings_who_waits_for_it) {
     enum { KIDS = DTI_ENDED_MAX + 6 };
     actor a = worker(w);

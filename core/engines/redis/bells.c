@@ -223,6 +223,7 @@ int64_t dti_redis_bells_round(dti_redis *r) {
     dti_bell *b, *after;
     bool needed = false;
     pthread_mutex_lock(&r->lock);
+    r->called = false;           // what called the thread until now is looked at from here on
     for (b = LIST_FIRST(&r->bells); b; b = after) {
         after = LIST_NEXT(b, entry);
         if (b->gone && (!b->said || r->ear.fd < 0)) forget(b);

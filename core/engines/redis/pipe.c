@@ -57,6 +57,7 @@ void dti_redis_put_wire(dti_redis_call *c, dti_buf *op) {
 }
 
 void dti_redis_wake(dti_redis *r) {
+    r->called = true;            // it may be about to sleep
     if (!r->sleeps) return;
     uint64_t one = 1;
     r->sleeps = false;
@@ -164,7 +165,10 @@ static flight *gather(dti_redis *r) {
     pthread_mutex_lock(&r->lock);
     for (dti_redis_call *c; (c = STAILQ_FIRST(&r->queue));) {
         if (!f) {
-            if (!(f = calloc(1, sizeof *f))) break; // without memory it waits for the next round
+            if (!(f = calloc(1, sizeof *f))) {
+                r->pause_until = dti_mono_us() + PAUSE_US; // there may be memory then
+                break;
+            }
             STAILQ_INIT(&f->calls);
         }
         if (f->nops && (f->nops + c->nops > GATHER_OPS || bytes + c->wire.n > GATHER_BYTES)) break;
@@ -436,14 +440,9 @@ static bool listen_all(dti_redis *r, int64_t until) {
         {.fd = r->ear.fd, .events = r->ear.fd >= 0 ? dti_redis_events(&r->ear) : 0},
     };
     pthread_mutex_lock(&r->lock);
-    bool news = !STAILQ_EMPTY(&r->queue) && r->nflights < FLIGHTS_MAX && dti_mono_us() >= r->pause_until;
-    // What a bell said goes with the next call, or with the next thing heard.
-    if (news) {
-        dti_redis_call *c;
-        news = false;
-        STAILQ_FOREACH(c, &r->queue, entry) news |= !c->bell;
-    }
-    bool doubt = r->doubt, sleeps = !news && !r->closing;
+    // What is in the queue and called nobody, a bell's words, goes with the next
+    // call, or with the next thing heard.
+    bool doubt = r->doubt, sleeps = !r->called && !r->closing;
     r->sleeps = sleeps;
     pthread_mutex_unlock(&r->lock);
     if (doubt) return dti_fail(DTASK_EENGINE, "Redis at %s may be another than it was: it is asked", r->line.peer), true;

@@ -89,6 +89,7 @@ typedef struct dti_redis {
     pthread_cond_t moved;        // up, down, a bell is subscribed
     struct dti_redis_calls queue;
     bool sleeps;                 // the thread polls: wake it
+    bool called;                 // it was to be woken since it last looked at bells and queue
     bool closing, up, soon;
     bool doubt;                  // another server than it was
     bool mute;                   // the server refuses to let us subscribe
