@@ -555,3 +555,36 @@ CASE(handles_share_one_store) {
     cr_assert_eq(other->salt, w->e->salt);
     other->ops->close(other);
 }
+
+// Two new jobs of one task are always there, of the same type: the old job's
+// tasks have a third of the claims.
+CASE(a_job_of_many_tasks_has_its_share_beside_a_stream_of_new_jobs) {
+    enum { KIDS = 60, TURNS = 60 };
+    if (w->several) return; // fair within each shard
+    actor a = worker(w);
+    uint64_t big = start(w, "big", (dti_new){0});
+    dti_claim root = claim(w, &a);
+    dti_new kids[KIDS];
+    for (unsigned i = 0; i < KIDS; i++) kids[i] = call_of(w->a, 100 + i);
+    say(w, &a, &root, (dti_message){.children = kids, .nchildren = KIDS, .end = DTI_END_SUCCEED});
+    unsigned small = 0, there = 0, served = 0, since = 0;
+    for (unsigned i = 0; i < TURNS; i++) {
+        for (; there < 2; there++) {
+            char id[24];
+            snprintf(id, sizeof id, "s%u", small++);
+            start(w, id, call_of(w->a, 1000 + small));
+        }
+        dti_claim c = claim(w, &a);
+        end(w, &a, &c, DTI_END_SUCCEED);
+        if (c.job != big) {
+            there--;
+            cr_assert_leq(++since, 2 * DTI_QUANTUM + 2u, "the job of many tasks stands still");
+        } else {
+            served++;
+            since = 0;
+        }
+    }
+    cr_assert_geq(served, (TURNS - 2 * DTI_QUANTUM) / 3u, "%u of %d claims", served, TURNS);
+    cr_assert_leq(served, (TURNS + 2 * DTI_QUANTUM) / 3u + DTI_QUANTUM, "%u of %d claims", served, TURNS);
+    leave(w, &a);
+}

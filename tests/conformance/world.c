@@ -77,7 +77,8 @@ static uint64_t take_in(world *w, dtask_str id) {
     const dti_engine_ops *ops = w->taker.e->ops;
     for (;;) {
         ops->bell_awake(w->taker.bell);
-        dti_op turn = {.kind = DTI_OP_TURN, .turn = {.worker = w->taker.no, .era = w->era[0], .nonce = ++w->taker.nonce, .n = 1}};
+        dti_want want[] = {{w->a, UINT32_MAX}, {w->b, UINT32_MAX}}; // it claims none of them
+        dti_op turn = {.kind = DTI_OP_TURN, .turn = {.worker = w->taker.no, .era = w->era[0], .nonce = ++w->taker.nonce, .want = want, .nwant = 2}};
         cr_assert_eq(dti_engine_call(w->taker.e, &w->arena, &turn), DTASK_OK, "%s", dtask_err_detail());
         dti_op read = world_call(w, (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = id}});
         cr_assert_eq(read.read.n, 1u, "its starter does not know it");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,63 @@ def test_a_job_is_started_taken_in_and_ends(shared_kafka: Kafka, new_redis: NewR
         assert twice.start(21).result(timeout=30) == 42
         jobs = [twice.start(i) for i in range(1000)]
         assert [job.result(timeout=60) for job in jobs] == [2 * i for i in range(1000)]
+
+
+def test_a_full_type_is_not_taken_in_for_the_free_slots_of_others(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    url = url_of(shared_kafka, new_redis())
+    app = App("full", url, slots=1)
+    begun, go = threading.Event(), threading.Event()
+
+    @app.task
+    def held(n: int) -> int:
+        begun.set()
+        go.wait()
+        return n
+
+    @app.task
+    async def quick(n: int) -> int:
+        return n
+
+    with app.worker():
+        jobs = [held.start(i) for i in range(200)]
+        assert begun.wait(30)
+        for i in range(20):  # each is a turn that has room for one, with starts of the other at hand
+            assert quick.start(i).result(timeout=30) == i
+        there = [job for job in App("full", url).jobs(limit=1000) if job.type == "held"]
+        go.set()
+        assert [job.result(timeout=60) for job in jobs] == list(range(200))
+    assert len(there) <= 4, "a backlog is Kafka's: in the store each job is a lane beside the others"
+
+
+def test_what_lies_with_a_full_worker_comes_to_one_that_sleeps(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    url = url_of(shared_kafka, new_redis())
+    go = threading.Event()
+    begun = threading.Barrier(2)
+
+    def member() -> App:
+        app = App("sleeps", url, slots=1)
+
+        @app.task(name="held")
+        def held(n: int) -> int:
+            if n < 0:
+                begun.wait(60)
+                go.wait()
+            return n
+
+        return app
+
+    first, second = member(), member()
+    held = first.extern("held")(lambda n: n)
+    with first.worker():
+        long = held.start(-1)
+        with second.worker():
+            begun.wait(60)
+            jobs = [held.start(i) for i in range(40)]  # over all partitions, those of the full worker too
+            assert [job.result(timeout=60) for job in jobs] == list(range(40))
+            assert long.info().state == "running"
+            go.set()
+            assert long.result(timeout=60) == -1
+
 
 def test_what_is_not_taken_in_is_running_for_its_starter_and_can_be_cancelled(shared_kafka: Kafka, new_redis: NewRedis) -> None:
     url = url_of(shared_kafka, new_redis())

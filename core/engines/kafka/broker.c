@@ -354,17 +354,17 @@ void dti_broker_close(dti_broker *b) {
 struct dti_reader {
     dti_broker *at;
     rd_kafka_t *rk;
-    rd_kafka_queue_t *group, *records;
+    rd_kafka_queue_t *group, **records; // of each topic: what is not wanted yet holds up no other
     char **topics; size_t ntopics;
     dti_part *parts; int64_t *holes; size_t nparts;
     rd_kafka_topic_partition_list_t *assigned; // of parts; not yet assigned while placing
     size_t placed;
 };
 
-static const char *own_name(const dti_reader *r, const char *topic) {
-    for (size_t i = 0; i < r->ntopics; i++)
-        if (!strcmp(r->topics[i], topic)) return r->topics[i];
-    return NULL;
+static size_t own_place(const dti_reader *r, const char *topic) {
+    size_t i = 0;
+    while (i < r->ntopics && strcmp(r->topics[i], topic)) i++;
+    return i;
 }
 
 static void take_away(dti_reader *r) {
@@ -383,13 +383,14 @@ static void assigned(dti_reader *r, const rd_kafka_topic_partition_list_t *list)
     if (holes) r->holes = holes;
     if (!parts || !holes || !r->assigned) return; // the group gives them to others once this member is late
     for (int i = 0; i < list->cnt; i++) {
-        const char *topic = own_name(r, list->elems[i].topic);
-        if (!topic) continue;
+        size_t own = own_place(r, list->elems[i].topic);
+        if (own == r->ntopics) continue;
+        const char *topic = r->topics[own];
         r->holes[r->nparts] = -1;
         r->parts[r->nparts++] = (dti_part){.topic = topic, .partition = list->elems[i].partition};
-        // Its records come by a queue of their own, so that the group is served while nobody reads.
+        // Its records come by its topic's queue, so that the group is served while nobody reads.
         rd_kafka_queue_t *q = rd_kafka_queue_get_partition(r->rk, topic, list->elems[i].partition);
-        if (q) rd_kafka_queue_forward(q, r->records), rd_kafka_queue_destroy(q);
+        if (q) rd_kafka_queue_forward(q, r->records[own]), rd_kafka_queue_destroy(q);
     }
     if (!list->cnt) rd_kafka_assign(r->rk, list);
 }
@@ -437,9 +438,9 @@ static bool jumps(dti_reader *r, size_t i, int64_t offset) {
     return true;
 }
 
-bool dti_reader_next(dti_reader *r, dti_record *out) {
+bool dti_reader_next(dti_reader *r, size_t topic, dti_record *out) {
     if (!r->nparts || r->placed < r->nparts) return false;
-    for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->records, 0)); rd_kafka_event_destroy(e)) {
+    for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->records[topic], 0)); rd_kafka_event_destroy(e)) {
         const rd_kafka_message_t *m = rd_kafka_event_type(e) == RD_KAFKA_EVENT_FETCH ? rd_kafka_event_message_next(e) : NULL;
         if (!m) continue;
         if (m->err) {
@@ -447,8 +448,7 @@ bool dti_reader_next(dti_reader *r, dti_record *out) {
             continue;
         }
         size_t i = 0;
-        const char *topic = rd_kafka_topic_name(m->rkt);
-        while (i < r->nparts && (r->parts[i].partition != m->partition || strcmp(r->parts[i].topic, topic))) i++;
+        while (i < r->nparts && (r->parts[i].partition != m->partition || r->parts[i].topic != r->topics[topic])) i++;
         if (i == r->nparts || m->offset < r->parts[i].at || jumps(r, i, m->offset)) continue;
         *out = (dti_record){.part = i, .from = r->parts[i].at, .next = m->offset + 1, .key = dti_str(m->key, m->key_len),
             .value = dti_str(m->payload, m->len), .own = e};
@@ -462,22 +462,23 @@ void dti_record_done(dti_record *record) {
     rd_kafka_event_destroy(record->own);
 }
 
-bool dti_reader_waits(dti_reader *r) {
-    return r->nparts && rd_kafka_queue_length(r->records) > 0;
+bool dti_reader_waits(dti_reader *r, size_t topic) {
+    return r->nparts && rd_kafka_queue_length(r->records[topic]) > 0;
 }
 
 void dti_reader_close(dti_reader *r) {
     if (r->rk) {
         if (r->group) rd_kafka_queue_io_event_enable(r->group, -1, NULL, 0);
-        if (r->records) rd_kafka_queue_io_event_enable(r->records, -1, NULL, 0);
+        for (size_t i = 0; r->records && i < r->ntopics; i++) rd_kafka_queue_io_event_enable(r->records[i], -1, NULL, 0);
         take_away(r);
         if (r->group) rd_kafka_queue_destroy(r->group);
-        if (r->records) rd_kafka_queue_destroy(r->records);
+        for (size_t i = 0; r->records && i < r->ntopics; i++) rd_kafka_queue_destroy(r->records[i]);
         rd_kafka_consumer_close(r->rk);
         rd_kafka_destroy(r->rk);
     }
     for (size_t i = 0; i < r->ntopics; i++) free(r->topics[i]);
     free(r->topics);
+    free(r->records);
     free(r->parts);
     free(r->holes);
     free(r);
@@ -507,13 +508,16 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
             err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
         }
     }
+    if (!err && !(r->records = calloc(n + 1, sizeof *r->records))) err = dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
     if (!err) {
         static const uint64_t one = 1;
         rd_kafka_poll_set_consumer(r->rk);
         r->group = rd_kafka_queue_get_consumer(r->rk);
-        r->records = rd_kafka_queue_new(r->rk);
         rd_kafka_queue_io_event_enable(r->group, fd, &one, sizeof one);
-        rd_kafka_queue_io_event_enable(r->records, fd, &one, sizeof one);
+        for (size_t i = 0; i < n; i++) {
+            r->records[i] = rd_kafka_queue_new(r->rk);
+            rd_kafka_queue_io_event_enable(r->records[i], fd, &one, sizeof one);
+        }
         rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)n);
         for (size_t i = 0; i < n; i++) rd_kafka_topic_partition_list_add(list, topics[i], RD_KAFKA_PARTITION_UA);
         rd_kafka_resp_err_t code = rd_kafka_subscribe(r->rk, list);

@@ -72,6 +72,7 @@ typedef struct {
     dtask_str key, value;        // until dti_record_done
     void *own;
 } dti_record;
-bool dti_reader_next(dti_reader *, dti_record *out); // never waits; false: none is here
+// Of the topic that stood at `topic` in open's. Never waits; false: none is here.
+bool dti_reader_next(dti_reader *, size_t topic, dti_record *out);
 void dti_record_done(dti_record *);
-bool dti_reader_waits(dti_reader *);     // records are here that were not asked for yet
+bool dti_reader_waits(dti_reader *, size_t topic); // records of it are here that were not asked for yet

@@ -2,10 +2,11 @@
 // that this one is put before.
 //
 // Guaranteed: a start that was accepted lies in Kafka until the store has it
-// for good. A worker's turn takes in as many starts as it has free slots, in
-// the same call in which it claims, together with the position behind them;
-// so what a store has lost is read again, and what is read twice counts once.
-// While slots are full the backlog stays on Kafka's disk.
+// for good. A worker's turn takes in, of each type, as many starts as it wants
+// tasks of that type, in the same call in which it claims, together with the
+// position behind them; so what a store has lost is read again, and what is
+// read twice counts once. While slots are full the backlog stays on Kafka's
+// disk, unless another worker sleeps for its type.
 //
 // Starts that must be answered by the store (a `unique` key) go to it at once,
 // as do those that a worker makes inside. Where the option `done` was set, each
@@ -35,7 +36,12 @@ typedef struct served {          // what a worker said hello for
     uint64_t worker;
     bool kept;                   // the store keeps ends of jobs
     size_t n;
-    struct { char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t type; } types[];
+    struct served_type {
+        char topic[DTI_KAFKA_NAME_MAX + 1];
+        uint32_t type;
+        uint32_t surplus;        // starts taken in that this worker has not claimed since: its lanes are long
+        uint32_t wanted, most, taken, got, roots; // of one turn: tasks wanted; starts to take, that were taken; claims, and first tasks among them
+    } types[];
 } served;
 
 struct dti_bell {
@@ -48,7 +54,7 @@ struct dti_bell {
     dti_reader *reader;
     dti_publisher *publisher;
     bool kept, full;             // the store keeps ends; too many wait
-    uint32_t surplus;            // starts taken in that this worker has not claimed since: the lanes are long
+    size_t first;                // the topic that the last turn began with
 };
 
 typedef struct kafka {
@@ -289,12 +295,6 @@ static served *take_served(kafka *k, uint64_t worker) {
 
 // ---- a turn with starts -----------------------------------------------------------------------
 
-static uint32_t type_of(const dti_bell *b, const char *topic) {
-    for (size_t i = 0; i < b->served->n; i++)
-        if (!strcmp(b->served->types[i].topic, topic)) return b->served->types[i].type;
-    return 0;
-}
-
 // Reads on from where the store is.
 static void place(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, size_t n) {
     size_t count = 0;
@@ -330,24 +330,35 @@ static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, 
 
 typedef struct { size_t part; dtask_str key, value; } taken;
 
-// Up to n starts as operations. What cannot be read is left in quarantine.
-static size_t take(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op *ops, taken *from, size_t n) {
-    size_t count = 0;
+// One start as an operation; false: no more of that topic. What cannot be read
+// is left in quarantine; *stuck: it could not be.
+static bool take_one(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, size_t topic, dti_op *op, taken *from, bool *stuck) {
     dti_record r;
-    while (count < n && dti_reader_next(b->reader, &r)) {
-        const dti_part *p = &parts[r.part];
-        dti_intake *in = &ops[count].intake;
-        const char *why;
-        ops[count].kind = DTI_OP_INTAKE;
-        *in = (dti_intake){.source = source_of(arena, p->topic, p->partition), .from = (uint64_t)r.from, .next = (uint64_t)r.next};
-        from[count] = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
-        dti_record_done(&r);
-        in->skip = !dti_kafka_take_start(arena, from[count].value, type_of(b, p->topic), &in->start, &why);
-        if (in->skip && !quarantine(k, in->source, r.next, from[count].key, from[count].value, why)) {
-            dti_reader_place(b->reader, r.part, r.from);
-            break;
-        }
-        count++;
+    if (!dti_reader_next(b->reader, topic, &r)) return false;
+    const dti_part *p = &parts[r.part];
+    dti_intake *in = &op->intake;
+    const char *why;
+    op->kind = DTI_OP_INTAKE;
+    *in = (dti_intake){.source = source_of(arena, p->topic, p->partition), .from = (uint64_t)r.from, .next = (uint64_t)r.next};
+    *from = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
+    dti_record_done(&r);
+    in->skip = !dti_kafka_take_start(arena, from->value, b->served->types[topic].type, &in->start, &why);
+    *stuck = in->skip && !quarantine(k, in->source, r.next, from->key, from->value, why);
+    if (*stuck) dti_reader_place(b->reader, r.part, r.from);
+    return !*stuck;
+}
+
+// Up to n starts as operations, of each type as many as the turn has room for.
+// Turns begin with one topic after another.
+static size_t take(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op *ops, taken *from, size_t n) {
+    served *s = b->served;
+    size_t count = 0;
+    bool stuck = false;
+    b->first = (b->first + 1) % s->n;
+    for (size_t i = 0; i < s->n && !stuck; i++) {
+        size_t topic = (b->first + i) % s->n;
+        struct served_type *t = &s->types[topic];
+        while (count < n && t->taken < t->most && take_one(k, b, arena, parts, topic, &ops[count], &from[count], &stuck)) t->taken++, count++;
     }
     return count;
 }
@@ -376,20 +387,59 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
     }
 }
 
-static uint32_t roots(const dti_turn *t) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < t->nclaims; i++) n += !t->claims[i].ord && !t->claims[i].again;
-    return n;
+// How many starts the turn may take in, at most TAKE_MAX. Of a type for which
+// another worker sleeps the lanes are empty: its starts are taken in though
+// all slots here be full, for they come to nobody else.
+static size_t room(kafka *k, dti_bell *b, const dti_turn *turn) {
+    size_t all = 0;
+    for (size_t i = 0; i < b->served->n; i++) {
+        struct served_type *t = &b->served->types[i];
+        t->wanted = t->most = t->taken = t->got = t->roots = 0;
+        for (uint32_t j = 0; j < turn->nwant; j++)
+            if (turn->want[j].type == t->type) t->wanted = turn->want[j].n;
+        if (b->full) continue;
+        if (k->store->ops->hungry(k->store, b->own, t->type)) t->surplus = 0, t->most = TAKE_MAX;
+        else if (t->wanted > t->surplus) t->most = t->wanted - t->surplus;
+        all += t->most < TAKE_MAX ? t->most : TAKE_MAX;
+    }
+    return all < TAKE_MAX ? all : TAKE_MAX;
+}
+
+// Asks the store also who sleeps for the types whose starts wait here.
+static void ask_hungry(dti_bell *b, dti_arena *arena, dti_turn *turn) {
+    served *s = b->served;
+    dti_want *want = dti_alloc(arena, (turn->nwant + s->n) * sizeof *want);
+    if (!want) return;
+    if (turn->nwant) memcpy(want, turn->want, turn->nwant * sizeof *want);
+    for (size_t i = 0; i < s->n; i++)
+        if (!s->types[i].wanted && dti_reader_waits(b->reader, i)) want[turn->nwant++] = (dti_want){s->types[i].type, 0};
+    turn->want = want;
+}
+
+// What the turn has claimed. True: starts wait here of a type that the store
+// had too few of.
+static bool claimed(dti_bell *b, const dti_turn *turn) {
+    served *s = b->served;
+    bool more = false;
+    for (size_t i = 0; i < s->n; i++) {
+        struct served_type *t = &s->types[i];
+        for (uint32_t j = 0; j < turn->nclaims; j++) {
+            const dti_claim *c = &turn->claims[j];
+            if (c->row.type == t->type) t->got++, t->roots += !c->ord && !c->again;
+        }
+        bool dry = turn->nclaims < turn->n && t->got < t->wanted;
+        t->surplus = dry || t->surplus + t->taken < t->roots ? 0 : t->surplus + t->taken - t->roots;
+        more = more || (dry && dti_reader_waits(b->reader, i));
+    }
+    return more;
 }
 
 // ops[turn] is of b's worker: starts go ahead of it.
 static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size_t n, size_t turn) {
     const dti_part *parts;
-    size_t nparts = dti_reader_serve(b->reader, &parts), want = ops[turn].turn.n, count = 0;
+    size_t nparts = dti_reader_serve(b->reader, &parts), count = 0;
     place(k, b, arena, parts, nparts);
-    want = want > b->surplus ? want - b->surplus : 0;
-    if (want > TAKE_MAX) want = TAKE_MAX;
-    if (b->full) want = 0;
+    size_t want = room(k, b, &ops[turn].turn);
     dti_op *all = dti_alloc0(arena, (n + want + 1) * sizeof *all);
     taken *from = dti_alloc0(arena, (want + 1) * sizeof *from);
     if (!all || !from) {
@@ -400,13 +450,16 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     count = take(k, b, arena, parts, all + turn, from, want);
     memcpy(all + turn + count, ops + turn, (n - turn) * sizeof *ops);
     dti_op *done = &all[n + count];
-    uint32_t wanted = all[turn + count].turn.n;
-    if (b->full) all[turn + count].turn.n = 0;
+    dti_turn *asks = &all[turn + count].turn, as_it_was = *asks;
+    if (b->full) asks->n = 0;
+    ask_hungry(b, arena, asks);
     done->kind = DTI_OP_DONE;
     dti_done_ask(b->publisher, b->worker, &done->done);
     done->done.keep = k->keep;
     store_call(k, arena, all, n + count + (b->kept ? 1 : 0));
-    all[turn + count].turn.n = wanted;
+    asks->n = as_it_was.n;
+    asks->want = as_it_was.want;
+    asks->nwant = as_it_was.nwant;
     char detail[1024];
     snprintf(detail, sizeof detail, "%s", dtask_err_detail());
     memcpy(ops, all, turn * sizeof *ops);
@@ -421,9 +474,7 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
         dti_fail(ops[turn].err, "%s", detail);
         return;
     }
-    uint32_t claimed = roots(t);
-    b->surplus = t->nclaims < t->n || b->surplus + count < claimed ? 0 : b->surplus + (uint32_t)count - claimed;
-    if (!b->full && t->nclaims < t->n && dti_reader_waits(b->reader)) k->store->ops->bell_ring(b->own); // what is here rings no more
+    if (claimed(b, t) && !b->full) k->store->ops->bell_ring(b->own); // what is here rings no more
 }
 
 // ---- the engine ------------------------------------------------------------------------------------
