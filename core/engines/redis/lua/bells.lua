@@ -186,13 +186,13 @@ function dt.ring()
     if fx.todo then ring_some('w', 1) end
     if #fx.ends == 0 or call('EXISTS', P .. 'waits') == 0 then return end
     local keys = {}
-    for i, t in ipairs(fx.ends) do keys[i] = P .. 'wait:' .. dt.task_id(t.job, t.ord) end
+    for i, e in ipairs(fx.ends) do keys[i] = P .. 'wait:' .. dt.task_id(e[1], e[2]) end
     for from = 1, #keys, 1000 do
         local last = min(from + 999, #keys)
         if call('EXISTS', unpack(keys, from, last)) > 0 then
             for i = from, last do
                 local got = call('ZRANGE', keys[i], 0, -1, 'WITHSCORES')
-                local news = got[1] and news_of(fx.ends[i].job, fx.ends[i].ord)
+                local news = got[1] and news_of(fx.ends[i][1], fx.ends[i][2])
                 for b = 1, #got, 2 do tell(got[b], tonumber(got[b + 1]), news) end
                 call('DEL', keys[i])
             end

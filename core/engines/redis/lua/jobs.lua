@@ -55,7 +55,7 @@ function dt.job_end(root)
         if of and of.hooks ~= 0 then of.hooks = of.hooks - 1 end
     end
     insert(fx.ended, hget(j.h, '8') or '')
-    insert(fx.ends, root)
+    insert(fx.ends, {j.no, 0})
     if root.reason ~= R_TEST and hget(hash(P .. 'done'), 'on') then dt.done_keep(root) end
 end
 
@@ -107,11 +107,15 @@ end
 
 local EXTRAS = HAS_KEYS + HAS_DEPS + TELLS + HAS_STATE + HAS_PROGRESS + HAS_ERROR
 
+local function drop_values(j, ord)
+    data_put(j, ord, D_ARGS, false)
+    data_put(j, ord, D_RESULT, false)
+end
+
 local function drop_payload(j, r)
     if r.state == FAILED and j.keep == KEEP_FAILED then return end
     if band(r.bits, EXTRAS) ~= 0 and not drop_extras(j.no, r.ord) then return end
-    data_set(r, D_ARGS, false)
-    data_set(r, D_RESULT, false)
+    drop_values(j, r.ord)
 end
 
 function dt.do_drop(d)
@@ -119,16 +123,21 @@ function dt.do_drop(d)
     if j and d.arg == 0 then dt.rows_ahead(d.job, d.cursor, CHUNK) end
     while j and dt.spend(i) do
         i = i + 1
-        local r = look(d.job, d.cursor)
-        if not r or r.parent ~= d.ord then -- the run is over: the next one
-            local first = dt.kids_from(d.job, d.ord, d.cursor)
-            if not first then return false end
-            d.cursor = first
-            dt.rows_ahead(d.job, first, CHUNK)
-            r = look(d.job, first)
-            if not r then return false end -- purged meanwhile
+        local parent, state = dt.over_plain(j, d.cursor)
+        if parent == d.ord then
+            if state ~= FAILED or j.keep ~= KEEP_FAILED then drop_values(j, d.cursor) end
+        else
+            local r = look(d.job, d.cursor)
+            if not r or r.parent ~= d.ord then -- the run is over: the next one
+                local first = dt.kids_from(d.job, d.ord, d.cursor)
+                if not first then return false end
+                d.cursor = first
+                dt.rows_ahead(d.job, first, CHUNK)
+                r = look(d.job, first)
+                if not r then return false end -- purged meanwhile
+            end
+            drop_payload(j, r)
         end
-        drop_payload(j, r)
         d.cursor = d.cursor + 1
         if d.arg ~= 0 then return false end
     end

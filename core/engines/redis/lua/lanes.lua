@@ -17,14 +17,19 @@ function dt.lane_add(t) -- it is ready
         fx.readied[t.type] = fx.readied[t.type] + 1
         return
     end
-    local run, back = work.run, band(t.bits, LASTLY) ~= 0
-    if run.count ~= 0 and run.job == t.job and run.type == t.type and run.prio == t.prio and run.back == back
-        and run.first + run.count == t.ord then
+    dt.lane_run(t.j, t.ord, t.type, t.prio, band(t.bits, LASTLY) ~= 0)
+end
+
+-- Those that follow one another go into their lane together.
+function dt.lane_run(j, ord, type, prio, back)
+    local run, job = work.run, j.no
+    if run.count ~= 0 and run.job == job and run.type == type and run.prio == prio and run.back == back
+        and run.first + run.count == ord then
         run.count = run.count + 1
         return
     end
     if run.count ~= 0 then dt.lane_flush() end
-    run.job, run.type, run.first, run.count, run.prio, run.back, run.j = t.job, t.type, t.ord, 1, t.prio, back, t.j
+    run.job, run.type, run.first, run.count, run.prio, run.back, run.j = job, type, ord, 1, prio, back, j
 end
 
 local function into_turnq(lane)
@@ -134,6 +139,12 @@ end
 
 -- Takes it, if it is to be had.
 local function claim(u, w, job, ord)
+    local plain = jobs[job] and dt.claim_plain(u, w, jobs[job], ord)
+    if plain then
+        u.nclaims = u.nclaims + 1
+        u.claims[u.nclaims] = plain
+        return true
+    end
     local t = task(job, ord)
     if not t or t.state ~= READY then return false end
     if ending(t) or (t.begun == 0 and t.expires ~= 0 and t.expires <= now) then
@@ -165,7 +176,7 @@ local function claim(u, w, job, ord)
             dt.unique_free(t, true)
         end
     end
-    held_add(w.no, t)
+    held_add(w.no, t.token, job, ord)
     u.nclaims = u.nclaims + 1
     u.claims[u.nclaims] = fill(t, false)
     return true

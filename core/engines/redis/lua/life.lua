@@ -110,10 +110,31 @@ end
 
 -- ---- ending --------------------------------------------------------------------------
 -- For who waits from outside: the effects name so many, the bells look for all.
-local function tell_waiters(t)
+local function tell_waiters(job, ord)
     local ends = fx.ends
-    if #ends >= ENDED_MAX then fx.ended_more = true else insert(fx.ended, {t.job, t.ord}) end
-    ends[#ends + 1] = t
+    local e = {job, ord}
+    if #ends >= ENDED_MAX then fx.ended_more = true else insert(fx.ended, e) end
+    ends[#ends + 1] = e
+end
+
+-- What an end of no root does to others. blame: of a bad one that nobody has seen.
+function dt.child_over(job, ord, parent, is_bad, blame)
+    tell_waiters(job, ord)
+    local p = task(job, parent)
+    if not p or p.open == 0 then raise(EINTERNAL, 'task %d of job no %d has no open parent', ord, job) end
+    p.open = p.open - 1
+    if blame then
+        if p.bad == 0 then p.blame = blame end
+        p.bad = p.bad + 1
+    end
+    local state = p.state
+    if state == CLOSING then
+        if p.open == 0 then dt.push(DO_COMPLETE, job, parent, 0, 0) end
+        return
+    end
+    if state ~= RUNNING and state ~= PARKED then return end
+    if band(p.bits, TELLS) ~= 0 and dt.told_has(p, ord, is_bad) then dt.log_add(p, KID, ord, '', '') end
+    if band(p.wait, AWAITS) ~= 0 and dt.holds(p) then dt.wake_up(p) end
 end
 
 local function complete(t, verdict)
@@ -129,24 +150,8 @@ local function complete(t, verdict)
     local row = type_row(t.type)
     if bits >= UNDO or (row and row.listeners ~= 0) or (t.ord == 0 and (meta.any_root ~= 0 or t.j.type ~= t.type)) then dt.hooks(t) end
     if t.ord == 0 then return dt.job_end(t) end
-    tell_waiters(t)
-
-    local p = task(t.job, t.parent)
-    if not p or p.open == 0 then raise(EINTERNAL, 'task %d of job no %d has no open parent', t.ord, t.job) end
     local is_bad = bad(t)
-    p.open = p.open - 1
-    if is_bad and bits % 2 == 0 then -- not SEEN
-        if p.bad == 0 then p.blame = t.state == FAILED and t.ord or t.blame end
-        p.bad = p.bad + 1
-    end
-    local state = p.state
-    if state == CLOSING then
-        if p.open == 0 then dt.push(DO_COMPLETE, t.job, t.parent, 0, 0) end
-        return
-    end
-    if state ~= RUNNING and state ~= PARKED then return end
-    if band(p.bits, TELLS) ~= 0 and dt.told_has(p, t.ord, is_bad) then dt.log_add(p, KID, t.ord, '', '') end
-    if band(p.wait, AWAITS) ~= 0 and dt.holds(p) then dt.wake_up(p) end
+    dt.child_over(t.job, t.ord, t.parent, is_bad, is_bad and bits % 2 == 0 and (t.state == FAILED and t.ord or t.blame)) -- not SEEN
 end
 
 function dt.finish(t, verdict, reason)

@@ -223,15 +223,15 @@ local function held(worker)
     return h
 end
 
-function held_add(worker, t)
+function held_add(worker, token, job, ord)
     local h = held(worker)
-    local l = h.new[t.token]
+    local l = h.new[token]
     if not l then
         l = {}
-        h.new[t.token] = l
+        h.new[token] = l
     end
     local n = #l
-    l[n + 1], l[n + 2] = t.job, t.ord
+    l[n + 1], l[n + 2] = job, ord
     h.win = nil
 end
 
@@ -243,8 +243,14 @@ end
 -- Not if this run has seen it leave.
 local function is_held(worker, token, job, ord)
     local j = jobs[job]
+    if j == nil then return true end
     local r = j and j.rows[ord]
-    if j == nil or (j and r == nil) then return true end
+    if j and r == nil then
+        local s
+        if ord ~= 0 then s = row_bucket(j, ord).f[ROW[ord % 64]] end
+        if s == nil then return true end
+        r = look(job, ord)
+    end
     return r and r.owner == worker and r.token == token
 end
 

@@ -315,11 +315,11 @@ function dt.data_get(no, ord, kind)
 end
 local data_get = dt.data_get
 
-local function data_set(t, kind, v, plain) -- v false: deletes; plain: no blob
-    if v and not plain and carried(kind) and (#v > t.j.blob_min or byte(v) == 193) then v = REFERENCE .. blob_of(t.j, v) end
-    local ord = t.ord
-    if ord == 0 then hset(t.j.h, KIND[kind], v) else hset(data_bucket(t.j, ord), DATA[kind][ord % 64], v) end
+local function data_put(j, ord, kind, v, plain) -- v false: deletes; plain: no blob
+    if v and not plain and carried(kind) and (#v > j.blob_min or byte(v) == 193) then v = REFERENCE .. blob_of(j, v) end
+    if ord == 0 then hset(j.h, KIND[kind], v) else hset(data_bucket(j, ord), DATA[kind][ord % 64], v) end
 end
+local function data_set(t, kind, v, plain) data_put(t.j, t.ord, kind, v, plain) end
 
 -- What changes as its task goes makes no blob, for that would stay.
 local function data_change(t, kind, v)

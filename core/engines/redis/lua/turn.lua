@@ -186,28 +186,33 @@ local function tie(g, t, c)
     return ok
 end
 
+local function make_child(g, i, ord, c, lastly)
+    local p = g.t
+    local t = dt.task_make(p.j, ord, c, p)
+    if lastly then t.bits = t.bits + LASTLY end
+    if c[12] then set_deps(g, t, c) end
+    if g.skipped_for and g.skipped_for[i] then
+        data_set(t, D_ERROR, g.skipped_for[i])
+        t.bits = bor(t.bits, HAS_ERROR)
+        dt.finish(t, SKIPPED, R_UNIQUE)
+    elseif c[12] and #c[12] > 0 and not tie(g, t, c) then
+        dt.finish(t, SKIPPED, R_AFTER) -- edges to those that live find nobody
+    else
+        dt.admit(t)
+    end
+end
+
 local function spawn(g)
     local p = g.t
     if g.count == 0 then return end
     kids_add(p, {first = g.first, count = g.count, attempt = p.attempt, seq = p.seq})
     p.lastkid, p.nkids, p.open = g.first, p.nkids + 1, p.open + g.count
-    local j, lastly = p.j, g.m[5] == END_SUCCEED
+    local lastly = g.m[5] == END_SUCCEED
     for i = 1, g.nkids do
         local ord = g.ords[i]
         if ord ~= 0 then
             local c = g.kids[i]
-            local t = dt.task_make(j, ord, c, p)
-            if lastly then t.bits = t.bits + LASTLY end
-            if c[12] then set_deps(g, t, c) end
-            if g.skipped_for and g.skipped_for[i] then
-                data_set(t, D_ERROR, g.skipped_for[i])
-                t.bits = bor(t.bits, HAS_ERROR)
-                dt.finish(t, SKIPPED, R_UNIQUE)
-            elseif c[12] and #c[12] > 0 and not tie(g, t, c) then
-                dt.finish(t, SKIPPED, R_AFTER) -- edges to those that live find nobody
-            else
-                dt.admit(t)
-            end
+            if not dt.make_plain(g, ord, c, lastly) then make_child(g, i, ord, c, lastly) end
         end
     end
 end
@@ -432,6 +437,8 @@ local function answer(g, status, t, is_ending)
 end
 
 local function apply(u, m)
+    local well = dt.end_plain(u, m)
+    if well then return well end
     local t = task(m[1], m[2])
     if not t then return {STALE} end
     local token = m[3]
