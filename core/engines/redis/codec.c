@@ -1,10 +1,10 @@
-// The codec of proto/redis.md. Arrays are read by a reader that gives zero
-// for what was left off, and remembers the first thing that does not fit.
+// The codec of proto/redis.md, but for a start that is read back (started.c).
 #include "engines/redis/codec.h"
 
 #include <string.h>
 
 #include "engines/redis/packed.h"
+#include "engines/redis/reader.h"
 
 // ---- writing -------------------------------------------------------------------
 
@@ -302,103 +302,6 @@ void dti_redis_put_init(dti_buf *b, uint64_t salt, unsigned shards) {
 }
 
 // ---- reading ------------------------------------------------------------------------
-
-typedef struct { dti_arena *arena; bool bad, nomem; } take;
-typedef struct { take *t; dti_mp at; uint32_t left; } list; // the rest of an array
-
-static list no_list(take *t) {
-    return (list){.t = t};
-}
-
-// Next value's token; NIL where the array ended.
-static dti_mpval next(list *l) {
-    dti_mpval v = {.kind = DTI_MP_NIL};
-    if (!l->left) return v;
-    l->left--;
-    if (!dti_mp_next(&l->at, &v)) l->t->bad = true, l->left = 0, v.kind = DTI_MP_NIL;
-    return v;
-}
-
-// A list inside: l goes on behind it.
-static list get_list(list *l) {
-    dti_mp from = l->at;
-    bool there = l->left;
-    dti_mpval v = next(l);
-    if (v.kind == DTI_MP_NIL) return no_list(l->t);
-    // The script's packer writes an empty table as an empty array or map.
-    if (v.kind != DTI_MP_ARRAY && !(v.kind == DTI_MP_MAP && !v.n)) {
-        l->t->bad = true;
-        return no_list(l->t);
-    }
-    list in = {.t = l->t, .at = l->at, .left = v.n};
-    l->at = from;
-    if (there && !dti_mp_skip(&l->at, NULL)) l->t->bad = true, l->left = 0, in.left = 0;
-    return in;
-}
-
-static uint64_t get_uint(list *l) {
-    dti_mpval v = next(l);
-    if (v.kind == DTI_MP_NIL) return 0;
-    if (v.kind != DTI_MP_UINT) return l->t->bad = true, 0;
-    return v.u;
-}
-
-static uint32_t get_u32(list *l) {
-    uint64_t v = get_uint(l);
-    if (v > UINT32_MAX) return l->t->bad = true, 0;
-    return (uint32_t)v;
-}
-
-static uint8_t get_u8(list *l) {
-    uint64_t v = get_uint(l);
-    if (v > UINT8_MAX) return l->t->bad = true, 0;
-    return (uint8_t)v;
-}
-
-static int64_t get_int(list *l) {
-    dti_mpval v = next(l);
-    if (v.kind == DTI_MP_NIL) return 0;
-    if (v.kind == DTI_MP_INT) return v.i;
-    if (v.kind == DTI_MP_UINT && v.u <= INT64_MAX) return (int64_t)v.u;
-    return l->t->bad = true, 0;
-}
-
-static bool get_bool(list *l) {
-    dti_mpval v = next(l);
-    if (v.kind == DTI_MP_NIL) return false;
-    if (v.kind != DTI_MP_BOOL) return l->t->bad = true, false;
-    return v.b;
-}
-
-static dtask_str get_str(list *l) {
-    dti_mpval v = next(l);
-    if (v.kind == DTI_MP_NIL) return (dtask_str){0};
-    if (v.kind != DTI_MP_STR && v.kind != DTI_MP_BIN) return l->t->bad = true, (dtask_str){0};
-    return v.s.n ? v.s : (dtask_str){0};
-}
-
-static uint64_t get_nonce(list *l) {
-    dtask_str s = get_str(l);
-    uint64_t v = 0;
-    if (s.n && s.n != sizeof v) return l->t->bad = true, 0;
-    if (s.n) memcpy(&v, s.p, sizeof v);
-    return v;
-}
-
-static void *room(take *t, size_t n, size_t size) {
-    void *p = n ? dti_alloc0(t->arena, n * size) : NULL;
-    if (n && !p) t->nomem = true;
-    return p;
-}
-
-// A list of `size`-byte elements, each at least one byte of the reply.
-static void *get_many(list *l, list *in, uint32_t *n, size_t size) {
-    *in = get_list(l);
-    *n = in->left;
-    void *p = room(l->t, *n, size);
-    if (!p) *n = 0;
-    return p;
-}
 
 static void get_mail(list *l, dti_mail *m) {
     list in = get_list(l);
@@ -720,84 +623,4 @@ dtask_err dti_redis_take_value(dti_redis_answer *a, dtask_str *out) {
     }
     *out = dti_str(from, (size_t)(outs.at.p - from));
     return DTASK_OK;
-}
-
-// ---- a start that was written down ------------------------------------------------
-
-static uint64_t get_at_most(list *l, uint64_t most) {
-    uint64_t v = get_uint(l);
-    if (v > most) l->t->bad = true;
-    return v;
-}
-
-static void get_call_hash(list *l, uint64_t h[2]) {
-    dtask_str s = get_str(l);
-    if (s.n == 16) memcpy(h, s.p, 16);
-    else l->t->bad = true;
-}
-
-// A msgpack value of a kind, or empty.
-static dtask_str get_value(list *l, dti_mpkind kind) {
-    dtask_str s = get_str(l);
-    dti_mp at = dti_mp_of(s);
-    dti_mpval v;
-    if (s.n && (dti_mp_check(s, "a value") || !dti_mp_next(&at, &v) || v.kind != kind)) l->t->bad = true;
-    return s;
-}
-
-static void get_key(list *l, dti_keyspec *k) {
-    list in = get_list(l);
-    get_call_hash(&in, k->h);
-    k->kind = (uint8_t)get_at_most(&in, DTI_KEY_UNIQUE);
-    k->over = (uint8_t)get_at_most(&in, DTI_OVER_RAISE);
-    k->until = (uint8_t)get_at_most(&in, DTI_UNTIL_RUN);
-    k->scope = get_u8(&in);
-    k->same = get_bool(&in);
-    k->max = get_u32(&in);
-    k->per_us = get_int(&in);
-    k->keep_us = get_int(&in);
-}
-
-static void get_new(list *l, dti_new *t) {
-    list in = get_list(l);
-    t->type = get_u32(&in);
-    int64_t prio = get_int(&in);
-    if (prio < -2 || prio > 2) l->t->bad = true;
-    t->prio = (int8_t)prio;
-    uint64_t bits = get_at_most(&in, 3);
-    t->may_fail = bits & 1;
-    t->journal = bits & 2;
-    get_call_hash(&in, t->call);
-    t->args = get_value(&in, DTI_MP_ARRAY);
-    t->retries = get_u32(&in);
-    t->crashes = get_u32(&in);
-    t->timeout_ms = get_u32(&in);
-    t->ptries = (uint32_t)get_at_most(&in, 0);
-    t->due = get_int(&in);
-    t->expires = get_int(&in);
-    if (get_list(&in).left) l->t->bad = true; // it has no siblings
-    list each;
-    dti_keyspec *keys = get_many(&in, &each, &t->nkeys, sizeof *keys);
-    for (uint32_t i = 0; i < t->nkeys; i++) get_key(&each, &keys[i]);
-    t->keys = keys;
-}
-
-bool dti_redis_take_start(dti_arena *arena, dtask_str bytes, dti_start *out) {
-    take t = {.arena = arena};
-    list whole = {.t = &t, .at = dti_mp_of(bytes), .left = 1};
-    list in = get_list(&whole);
-    *out = (dti_start){0};
-    if (t.bad || whole.at.p != whole.at.end || in.left != 12 || get_uint(&in) != DTI_OP_START) return false;
-    out->id = get_str(&in);
-    get_new(&in, &out->task);
-    out->tags = get_value(&in, DTI_MP_MAP);
-    out->trigger = get_value(&in, DTI_MP_MAP);
-    out->of = get_uint(&in);
-    out->max_tasks = get_u32(&in);
-    out->max_depth = get_u32(&in);
-    out->keep = (uint8_t)get_at_most(&in, DTI_KEEP_ROOT);
-    out->retain_us = get_int(&in);
-    out->grace_us = get_int(&in);
-    out->blob_min = get_u32(&in);
-    return !t.bad && !t.nomem && !dti_id_check(out->id, false) && out->retain_us >= 0 && out->grace_us >= 0;
 }
