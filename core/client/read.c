@@ -250,6 +250,7 @@ static dtask_err read_tree(question *q, dti_arena *arena) {
     dtask_err err = task_id(q, &job, &op.read.ord);
     if (!err) err = number_of(q, "depth", 3, DEPTH_MAX, &depth);
     if (!err) err = number_of(q, "limit", 1000, LIMIT_MAX, &limit);
+    if (!err && !limit--) err = dti_fail(DTASK_EARGS, "A tree has its root at least: its limit is a number from 1."); // below it
     if (err) return err;
     op.read.id = job;
     if (!(err = ask(q, arena, &op)) && !op.read.n) err = none(job);

@@ -101,10 +101,10 @@ DTASK_API dtask_err dtask_b_child_cancel(dtask_child *child);
  *   task   id          {id, job, ord, parent (id or nil), type, version, state, reason, attempt, lost, worker, language,
  *                      params [names], args [..] or nil, result, error (map or nil), progress [done, total] or nil,
  *                      flow (map or nil), added, started, ended, open, priority}
- *   tree   id depth limit   the same, each with children [..] and more (true: cut)
+ *   tree   id depth limit   the same, limit of them with the root, each with children [..] and more (true: cut)
  *   job    id          {id, type, state, paused, tags {}, counts {added, claimed, blocked, .. skipped},
  *                      error, progress, started, ended, root (task)}
- *   jobs   state type since limit   {jobs [newest first], cut (true: 10,000 were looked at)}
+ *   jobs   state type since limit   {jobs [newest first], cut (true: 10,000 were looked at)}; at most 10,001
  *   type   name version     {name, version, signature, options {}, served, workers, paused};   types   [type, ..]
  *   workers            [{name, since, expires, dead}, ..]
  *   rows   id ords      [[ord, parent, type, state (number), started, ended, claims, tries, lost, error's name], ..]: of these

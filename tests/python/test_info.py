@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from dynatask import App, Job, NotFound, Task, TaskFailed, TaskInfo
+import pytest
+
+from dynatask import App, BadArguments, Job, NotFound, Task, TaskFailed, TaskInfo
 
 
 class Boom(Exception):
@@ -189,8 +191,12 @@ def test_tree_is_bounded(app: App) -> None:
     with app.worker(slots=2):
         job = root.start()
         job.result()
-        assert len(job.tree(limit=50).children) <= 50
+        assert len(job.tree(limit=50).children) == 49
+        assert len(job.tree(limit=2).children) == 1
+        assert job.tree(limit=1).children == []
         assert len(job.tree(limit=1000).children) == 500
+        with pytest.raises(BadArguments, match="from 1"):
+            job.tree(limit=0)
 
 
 def test_task_info_in_the_handler(app: App) -> None:
