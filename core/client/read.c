@@ -271,7 +271,7 @@ static dtask_err jobs_filter(question *q, int *state, dtask_str *type, int64_t *
     double seconds = 0;
     dtask_err err = text_of(q, "state", false, &name);
     if (!err) err = text_of(q, "type", false, type);
-    if (!err) err = number_of(q, "limit", 100, SCAN_MAX, limit);
+    if (!err) err = number_of(q, "limit", 100, SCAN_MAX + 1, limit); // one more tells that there is more
     if (err) return err;
     *state = -1;
     for (int s = 0; s < 5; s++)

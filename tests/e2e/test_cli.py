@@ -178,6 +178,18 @@ def test_start_work_and_look(sh: Shell, worker) -> None:
     assert "m-1" in sh("jobs")
 
 
+def test_a_list_of_jobs_says_that_it_was_cut(sh: Shell) -> None:
+    for n in range(3):
+        sh("start", "add", n)
+    assert len(sh("jobs", "-n", 2).splitlines()) == len(sh("jobs", "-n", 3).splitlines()) - 1
+    assert sh.err == ""
+    sh("jobs", "-n", 2)
+    assert sh.err == "the newest 2, there are more: -n 10 shows more, type:NAME, state:NAME or since:1h narrow\n"
+    cut = sh.json("jobs", "-n", 2)
+    assert sh.err == "" and cut["more"] and len(cut["jobs"]) == 2
+    assert not sh.json("jobs", "-n", 3)["more"]
+
+
 def test_watch_says_how_it_ended(sh: Shell, worker) -> None:
     worker()
     assert sh("start", "broken", 1, "--id", "b") == "b\n"

@@ -237,15 +237,19 @@ def jobs(query: Sequence[str], limit: int, as_json: bool, app_spec: str | None, 
 
     QUERY narrows: type:NAME, state:NAME, since:1h.
     """
-    from . import view
+    from . import read, view
 
-    found = open_shared(app_spec, url).jobs(" ".join(query), limit)
+    found, more, cut = read.jobs(open_shared(app_spec, url), " ".join(query), limit)
     if as_json:
-        out.json({"jobs": [view.job_json(info) for info in found]})
+        out.json({"jobs": [view.job_json(info) for info in found], "more": more or cut})
     elif not found:
         out.say("no jobs" + (f" for {' '.join(query)}" if query else " yet; dynatask start F ARGS makes one"))
     else:
         out.say(view.job_table(found))
+    if more and not as_json:
+        click.echo(f"the newest {limit}, there are more: -n {min(limit * 5, 10_000)} shows more, type:NAME, state:NAME or since:1h narrow", err=True)
+    elif cut and not as_json:
+        click.echo("older jobs than the newest 10,000 were not looked at", err=True)
 
 
 @cli.command()

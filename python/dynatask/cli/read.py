@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from dynatask import App, Job, TaskInfo, TaskType
+from dynatask import App, Job, JobInfo, TaskInfo, TaskType
 
 from . import target
 from .failures import NOT_FOUND, Failure
@@ -60,6 +60,18 @@ def type_of(app: App, name: str) -> TaskType[..., Any]:
     def elsewhere(*args: Any) -> Any: ...
 
     return elsewhere
+
+
+class Jobs(NamedTuple):
+    found: list[JobInfo]
+    more: bool  # others fit as well
+    cut: bool  # older ones were not looked at
+
+
+def jobs(app: App, query: str, limit: int) -> Jobs:
+    """The newest that fit."""
+    found, cut = app._jobs(query, limit + 1)
+    return Jobs(found[:limit], len(found) > limit, cut)
 
 
 def job(app: App, id: str) -> Job[Any]:
