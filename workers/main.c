@@ -126,6 +126,7 @@ static const char **list_types(const arguments *a) {
 // Options, plugins, types: all that is known without the engine.
 static int check(arguments *a) {
     dtask_err err = dtask_b_check(a->app, NULL, NULL, NULL, 0);
+    if (!err) err = dtask_b_check_shared(NULL, NULL);
     for (size_t i = 0; !err && i < a->nplugins; i++) err = dtask_b_plugin(a->plugins[i], &a->loaded[i]);
     if (err) return fail(err);
     size_t n = count_types(a);

@@ -29,6 +29,9 @@ enum {
  * the option types, wherever it was given, names only these n. Opens and makes
  * nothing. EARGS. */
 DTASK_API dtask_err dtask_b_check(const char *app, const char *url, const char *const *opts, const char *const *has, size_t n);
+/* For a process that is to be given tasks by others: what dtask_open would
+ * refuse of URL and options, and an engine that ends with this process. EARGS. */
+DTASK_API dtask_err dtask_b_check_shared(const char *url, const char *const *opts);
 /* Checks a plugin and loads it: what dtask_worker_load would refuse, but for
  * types that a worker has already. Lives as long as the process. */
 DTASK_API dtask_err dtask_b_plugin(const char *path, const dtask_plugin_v1 **out);

@@ -88,6 +88,19 @@ dtask_err dtask_b_check(const char *app, const char *url, const char *const *opt
     return has ? dti_types_check(conf.types, has, n) : DTASK_OK;
 }
 
+dtask_err dtask_b_check_shared(const char *url, const char *const *opts) {
+    dti_conf conf;
+    uint8_t source[DTI_OPTIONS_MAX];
+    char *own;
+    dtask_err err = dti_conf_load(url, opts, &conf, source, &own);
+    if (err) return err;
+    if (!strcmp(own, "memory:"))
+        err = dti_fail(DTASK_EARGS, "The engine memory: is seen by one process alone, so nobody could give this one a task: "
+            "name one that processes share, as sqlite:jobs.db.");
+    free(own);
+    return err;
+}
+
 const char *dtask_b_option(size_t i) {
     return dti_conf_name(i);
 }

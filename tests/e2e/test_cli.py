@@ -436,7 +436,7 @@ def test_cancel_of_a_task(sh: Shell, worker) -> None:
         (("config", "--url", "bad"), "try: dynatask config --help"),
         (("watch", "m/0"), "try: dynatask watch m"),
         (("tree", "m/0"), "try: dynatask tree m"),
-        *(((*words, "--url", "memory:"), "memory: (from --url)") for words in (("jobs",), ("start", "add", "1"), ("worker",), ("watch", "m"))),
+        *(((*words, "--url", "memory:"), "memory: (from --url)") for words in (("jobs",), ("start", "add", "1"), ("worker",), ("worker", "--reload"), ("worker", "--processes", "2"), ("watch", "m"))),
         (("worker", "nobody"), "--plugin"),
         (("worker", "--plugin", "none.so"), "none.so"),
         (("watch",), "ID"),

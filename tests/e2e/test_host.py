@@ -107,6 +107,8 @@ def test_help_and_version() -> None:
         (["--app", "x", "--plugin", "nowhere.so", "--leese=1"], "no such option: --leese;"),
         (["--app", "x", "--plugin", "nowhere.so", "--Max-Leese", "1"], "no such option: --Max-Leese;"),
         (["--app", "x", "--plugin", "nowhere.so", "--url", "nonsense"], "nonsense"),
+        (["--app", "x", "--plugin", "nowhere.so", "--url", "memory:"], "memory: is seen by one process alone"),
+        (["--app", "x", "--plugin", "nowhere.so", "--url", "memory:?inline=1"], "as sqlite:jobs.db"),
     ],
 )
 def test_usage(args: list[str], says: str, tmp_path: Path) -> None:

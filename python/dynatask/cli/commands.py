@@ -170,7 +170,11 @@ def worker(
         options["grace"] = grace
     if reload:
         from . import reload as reloading
+        from . import target
 
+        give(place if place is not None else app_spec, url)
+        if (found := target.configured("url")) is not None:
+            target.refuse_alone(*found)  # which no change of code mends
         return reloading.run([word for word in sys.argv[1:] if word != "--reload"], plugins)
     app = open_shared(place if place is not None else app_spec, url)
     if not app.types and not plugins:

@@ -79,7 +79,10 @@ def address(app: App) -> tuple[str, str]:
 
 def shared(app: App) -> None:
     """Refuses an engine that ends with this process."""
-    url, source = address(app)
+    refuse_alone(*address(app))
+
+
+def refuse_alone(url: str, source: str) -> None:
     if url.startswith("memory:"):
         text = f"memory: (from {source}) is seen by one process alone: name an engine that others share, as --url sqlite:jobs.db, or use `run`"
         raise usage(text, "dynatask run --help")
