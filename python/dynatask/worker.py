@@ -152,6 +152,13 @@ class Worker(With["Worker"]):
         if processes > 1 or (processes == 1 and "processes" in self._options):
             from ._processes import Processes
 
+            if config["url"].startswith("memory:"):
+                raise UsageError(
+                    f"processes={processes} needs an engine that processes share, and memory: is seen by one alone: "
+                    "name another, as sqlite:jobs.db, or leave processes out"
+                )
+            # What each child would refuse is refused here, once, before there is one.
+            self._make([t._core for t in app.types.values() if t._core.served], opts.of_app(options))
             self._processes = Processes(app, processes, self._slots, self._types, self._plugins, options)
             self._told(config)
             self._catch_up()

@@ -353,10 +353,10 @@ app = App("many", sys.argv[1])
 def f() -> None: ...
 
 if __name__ == "__main__":
-    count, files = map(int, sys.argv[2:])
+    count, files = map(int, sys.argv[2:4])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     try:
-        app.worker(processes=count).run()
+        app.worker(processes=count, **dict(word.split("=") for word in sys.argv[4:])).run()
     except DynataskError as error:
         print(error.code, error)
 """
@@ -371,6 +371,24 @@ def test_more_processes_than_there_can_be(count: int, files: int, code: str, tmp
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(code) and "process" in ran.stdout
+
+@pytest.mark.parametrize(
+    ("url", "option", "code", "says"),
+    [
+        ("sqlite:p.db", "retain=1h", "EARGS", "retain"),
+        ("sqlite:p.db", "leese=1s", "EARGS", "leese"),
+        ("sqlite:p.db", "lease=soon", "EARGS", "lease"),
+        ("memory:", "lease=15", "EUSAGE", "processes=2 needs an engine that processes share"),
+    ],
+)
+def test_what_child_processes_would_refuse(url: str, option: str, code: str, says: str, tmp_path: Path) -> None:
+    """Before there is one: the parent made new ones for ever."""
+    program = tmp_path / "many.py"
+    program.write_text(MANY)
+    ran = subprocess.run([sys.executable, str(program), url, "2", "100", option], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(code) and says in ran.stdout
+
 
 
 @pytest.mark.parametrize("shape", [list, lambda names: dict.fromkeys(names, 1)], ids=["list", "slots of each"])
