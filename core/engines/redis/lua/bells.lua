@@ -7,7 +7,8 @@
 -- everywhere, which is ahead of when its record or a list expires, a minute
 -- after the last that came in. wait:<id> holds bells that wait for the end of
 -- a job or task, by their number of this sleep; waits is there while anybody
--- does. A bell that nobody listens to is forgotten, and the next one is rung.
+-- does, waits:t while anybody waits for a task that is no root. A bell that
+-- nobody listens to is forgotten, and the next one is rung.
 lazy(function()
 local function bell_record(bell) -- worker, types, '', out, at; out is nil: it sleeps
     local s = call('GET', P .. 'bell:' .. bell)
@@ -126,6 +127,7 @@ function dt.op_asleep(op)
         call('ZADD', P .. 'wait:' .. id, nap, bell)
         call('EXPIRE', P .. 'wait:' .. id, TTL)
         call('SET', P .. 'waits', '', 'EX', TTL)
+        if id:find('/', 1, true) then call('SET', P .. 'waits:t', '', 'EX', TTL) end -- or a job of such an id
     end)
     return NONE
 end
@@ -185,14 +187,20 @@ function dt.ring()
     end
     if fx.todo then ring_some('w', 1) end
     if #fx.ends == 0 or call('EXISTS', P .. 'waits') == 0 then return end
-    local keys = {}
-    for i, e in ipairs(fx.ends) do keys[i] = P .. 'wait:' .. dt.task_id(e[1], e[2]) end
+    local children = call('EXISTS', P .. 'waits:t') ~= 0
+    local ends, keys = {}, {}
+    for _, e in ipairs(fx.ends) do
+        if children or e[2] == 0 then
+            insert(ends, e)
+            insert(keys, P .. 'wait:' .. dt.task_id(e[1], e[2]))
+        end
+    end
     for from = 1, #keys, 1000 do
         local last = min(from + 999, #keys)
         if call('EXISTS', unpack(keys, from, last)) > 0 then
             for i = from, last do
                 local got = call('ZRANGE', keys[i], 0, -1, 'WITHSCORES')
-                local news = got[1] and news_of(fx.ends[i][1], fx.ends[i][2])
+                local news = got[1] and news_of(ends[i][1], ends[i][2])
                 for b = 1, #got, 2 do tell(got[b], tonumber(got[b + 1]), news) end
                 call('DEL', keys[i])
             end
