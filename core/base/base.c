@@ -28,6 +28,15 @@ dtask_err dti_fail(dtask_err err, const char *fmt, ...) {
     return err;
 }
 
+void dti_say(const dti_tell *to, int level, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (to->fn) to->fn(to->arg, level, text);
+}
+
 void dti_no_detail(void) {
     detail[0] = 0;
 }

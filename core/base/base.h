@@ -16,6 +16,12 @@ dtask_err dti_fail(dtask_err err, const char *fmt, ...) __attribute__((format(pr
 void dti_no_detail(void);         // as on a thread on which nothing has failed
 dtask_err dti_vfail(dtask_err err, const char *fmt, va_list ap);
 
+// ---- the log --------------------------------------------------------------
+// Whom a part tells what its owner's log should say; fn NULL: nobody. level as
+// in syslog. Called on any thread.
+typedef struct { void (*fn)(void *arg, int level, const char *text); void *arg; } dti_tell;
+void dti_say(const dti_tell *, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
 // ---- views ----------------------------------------------------------------
 static inline dtask_str dti_str(const void *p, size_t n) { return (dtask_str){p, n}; }
 dtask_str dti_strz(const char *z);               // NULL: empty

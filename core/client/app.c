@@ -32,6 +32,10 @@ static void release(dtask_app *app) {
     free(app);
 }
 
+static void tell(void *arg, int level, const char *text) {
+    dti_app_log(arg, level, NULL, "%s", text);
+}
+
 dtask_err dtask_open(const char *name, const char *url, const char *const *opts, dtask_app **out) {
     if (!out) return dti_fail(DTASK_EARGS, "dtask_open needs a place for the app.");
     dtask_err err = dti_app_name_check(name);
@@ -55,7 +59,8 @@ dtask_err dtask_open(const char *name, const char *url, const char *const *opts,
                                   .timeout_us = app->conf.engine_timeout_us, .prefix = app->conf.prefix,
                                   .store = app->conf.store, .kafka = app->conf.kafka, .done = app->conf.done, .member = app->conf.member,
                                   .partitions = app->conf.partitions, .replication = app->conf.replication,
-                                  .tls_ca = app->conf.tls_ca, .tls_cert = app->conf.tls_cert, .tls_key = app->conf.tls_key}, &app->engine);
+                                  .tls_ca = app->conf.tls_ca, .tls_cert = app->conf.tls_cert, .tls_key = app->conf.tls_key,
+                                  .tell = {tell, app}}, &app->engine);
     if (err) {
         release(app);
         return err;

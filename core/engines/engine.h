@@ -19,6 +19,7 @@ typedef struct {                 // values outlive open only
     const char *tls_ca, *tls_cert, *tls_key;    // files; NULL or empty: the system's authorities, none
     const char *prefix;          // heads the names of keys; NULL or empty: none
     bool one_shard;              // its user needs all in one
+    dti_tell tell;               // of a server that was there: it is away, it is back
     // kafka: alone
     const char *store;           // the URL of what keeps the rows
     const char *kafka;           // options of librdkafka: lines NAME=VALUE; NULL or empty: none

@@ -340,7 +340,7 @@ static void new_life(io *t);
 
 static void fence(io *t, const char *why) {
     dtask_worker *w = t->w;
-    dti_app_log(w->app, LOG_WARNING, NULL, "%s: what was claimed is dropped, its outcomes will be refused", why);
+    dti_app_log(w->app, LOG_WARNING, NULL, "%s: what it had claimed is given up, and runs again", why);
     pthread_mutex_lock(&w->lock);
     dti_frames_void(&t->box);
     pthread_mutex_unlock(&w->lock);
@@ -463,7 +463,7 @@ static void exchange_turn(io *t, bool sweep) {
         }
         t->failing = 0;
         if (turn->status == DTI_TURN_DEAD || turn->status == DTI_TURN_ERA) {
-            fence(t, "this worker was taken for dead");
+            fence(t, turn->status == DTI_TURN_DEAD ? "this worker was taken for dead" : "the store was started anew, or is another");
             return;
         }
         l->alive_at = now;

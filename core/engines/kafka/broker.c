@@ -15,9 +15,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <unistd.h>
 
-enum { TEXT = 512, KNOWN_MAX = 65536, CLOSE_MS = 5000 };
+enum {
+    TEXT = 512, KNOWN_MAX = 65536, CLOSE_MS = 5000,
+    POLL_MS = 100,
+    AWAY_US = 1000000,           // without a broker: it is no connection that was just made anew
+};
 // Bytes of a record at most, where nobody says otherwise: what max_payload
 // allows (64 MiB), and room around it; a broker takes requests of 100 MiB.
 #define RECORD_MAX "68157440"
@@ -30,6 +35,9 @@ struct dti_broker {
     int replication;
     pthread_t thread;            // serves the reports of writes
     atomic_bool closing;
+    _Atomic int64_t lost_at;     // when librdkafka said that no broker is there; 0: one is
+    bool away;                   // that was told; the thread's own
+    dti_tell tell;
     pthread_mutex_t lock;
     char last[TEXT];             // what librdkafka said last; under lock
     char **known; size_t nknown, cknown; // topics that are there; under lock
@@ -49,6 +57,8 @@ static void logged(const rd_kafka_t *rk, int level, const char *fac, const char 
 static void failed(rd_kafka_t *rk, int err, const char *reason, void *opaque) {
     dti_broker *b = opaque;
     (void)rk;
+    int64_t none = 0;
+    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) atomic_compare_exchange_strong(&b->lost_at, &none, dti_mono_us());
     pthread_mutex_lock(&b->lock);
     snprintf(b->last, sizeof b->last, "%s: %s", rd_kafka_err2str((rd_kafka_resp_err_t)err), reason);
     pthread_mutex_unlock(&b->lock);
@@ -131,9 +141,29 @@ static void awaited(dti_report *report, dtask_err kind, int code, dti_place plac
     pthread_mutex_unlock(&t->lock);
 }
 
+// librdkafka says when the last broker is gone, also of one that only closed a
+// connection; whether one is there again is to be asked.
+static void tell_outage(dti_broker *b) {
+    const struct rd_kafka_metadata *m;
+    int64_t lost_at = atomic_load(&b->lost_at), lasted = dti_mono_us() - lost_at;
+    if (!lost_at) return;
+    if (!rd_kafka_metadata(b->rk, 0, NULL, &m, POLL_MS)) {
+        rd_kafka_metadata_destroy(m);
+        if (b->away) dti_say(&b->tell, LOG_NOTICE, "Kafka is back after %.1f s: %.200s", (double)lasted / 1e6, b->servers);
+        b->away = false;
+        atomic_store(&b->lost_at, 0);
+    } else if (!b->away && lasted >= AWAY_US) {
+        b->away = true;
+        dti_say(&b->tell, LOG_WARNING, "Kafka is away, starts wait for it, and jobs that were taken in go on: no broker answers at %.200s", b->servers);
+    }
+}
+
 static void *serve(void *arg) {
     dti_broker *b = arg;
-    while (!atomic_load(&b->closing)) rd_kafka_poll(b->rk, 100);
+    while (!atomic_load(&b->closing)) {
+        rd_kafka_poll(b->rk, POLL_MS);
+        tell_outage(b);
+    }
     return NULL;
 }
 
@@ -307,6 +337,7 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     b->timeout_ms = conf->timeout_us < 1000 ? 1 : (int)(conf->timeout_us / 1000);
     b->partitions = conf->partitions;
     b->replication = conf->replication;
+    b->tell = conf->tell;
     char ms[16], why[TEXT];
     snprintf(ms, sizeof ms, "%d", b->timeout_ms);
     // While two requests are on their way what comes gathers for the next: no timer, and few small requests under load.

@@ -18,6 +18,7 @@ typedef struct {                 // values outlive open only
     int64_t timeout_us;          // how long a write or a request may take
     unsigned partitions;         // of topics that are made
     int replication;             // the same; -1: as the brokers have it
+    dti_tell tell;               // of an outage of all brokers, and its end
 } dti_broker_conf;
 
 // EARGS: an option that librdkafka does not know, or its value. EENGINE: no

@@ -664,7 +664,8 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
     if (!(k->started = dti_started_new())) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
     // A wrong option is said before any server is asked.
     dti_broker_conf broker = {.servers = servers, .options = conf->kafka, .timeout_us = conf->timeout_us,
-        .partitions = conf->partitions ? conf->partitions : 4, .replication = conf->replication ? (int)conf->replication : -1};
+        .partitions = conf->partitions ? conf->partitions : 4, .replication = conf->replication ? (int)conf->replication : -1,
+        .tell = conf->tell};
     if ((err = dti_broker_open(&broker, &k->broker))) return err;
     dti_engine_conf store = *conf;
     store.url = conf->store;

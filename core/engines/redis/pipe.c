@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include "engines/redis/redis.h"
@@ -133,6 +134,7 @@ static void go_down(dti_redis *r) {
     note(r, DTASK_EENGINE);
     r->up = r->doubt = false;
     pthread_mutex_unlock(&r->lock);
+    r->lost_at = dti_mono_us();
     dti_redis_disconnect(&r->line);
     dti_redis_bells_deaf(r);
     for (flight *f; (f = pop_flight(r)); free(f)) STAILQ_CONCAT(&all, &f->calls);
@@ -387,6 +389,27 @@ static dtask_err enter(dti_redis *r, int64_t until, uint64_t *era, unsigned *sha
     return err;
 }
 
+static bool closing(dti_redis *r) {
+    pthread_mutex_lock(&r->lock);
+    bool yes = r->closing;
+    pthread_mutex_unlock(&r->lock);
+    return yes;
+}
+
+// Of a server that was there. A connection that is made again at once is no
+// outage; of one, the reason is how it began.
+static void tell_outage(dti_redis *r) {
+    if (!r->lost_at || r->away || closing(r)) return;
+    r->away = true;
+    dti_say(&r->tell, LOG_WARNING, "the engine is away, calls wait for it: %s", r->last);
+}
+
+static void tell_back(dti_redis *r) {
+    if (r->away) dti_say(&r->tell, LOG_NOTICE, "the engine is back after %.1f s: Redis at %s", (double)(dti_mono_us() - r->lost_at) / 1e6, r->line.peer);
+    r->away = false;
+    r->lost_at = 0;
+}
+
 static bool come_up(dti_redis *r) {
     bool soon;
     uint64_t era = 0;
@@ -400,6 +423,7 @@ static bool come_up(dti_redis *r) {
         pthread_mutex_unlock(&r->lock);
         if ((err = enter(r, until, &era, &shards, &soon))) dti_redis_disconnect(&r->line);
     }
+    if (err) tell_outage(r);
     pthread_mutex_lock(&r->lock);
     r->attempts = err ? r->attempts + 1 : 0;
     r->soon = soon;
@@ -414,6 +438,7 @@ static bool come_up(dti_redis *r) {
     pthread_cond_broadcast(&r->moved);
     pthread_mutex_unlock(&r->lock);
     if (err) return false;
+    tell_back(r);
     atomic_store(&r->ahead_us, found.ahead_us);
     r->pause_until = r->ear_at = 0;
     dti_redis_bells_ring(r);
@@ -474,13 +499,6 @@ static bool round_of(dti_redis *r) {
         if (stalled < until) until = stalled;
     }
     return listen_all(r, until);
-}
-
-static bool closing(dti_redis *r) {
-    pthread_mutex_lock(&r->lock);
-    bool yes = r->closing;
-    pthread_mutex_unlock(&r->lock);
-    return yes;
 }
 
 void *dti_redis_main(void *arg) {

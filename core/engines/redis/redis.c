@@ -339,6 +339,7 @@ static dtask_err begin(const dti_engine_conf *conf, unsigned k, const dti_redis 
     r->one_shard = conf->one_shard;
     r->timeout_us = conf->timeout_us;
     r->lease_us = conf->lease_us;
+    r->tell = conf->tell;
     r->line.fd = r->ear.fd = -1;
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     r->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

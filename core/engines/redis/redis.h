@@ -109,6 +109,9 @@ typedef struct dti_redis {
     unsigned nflights;
     int64_t pause_until;         // the server asked for patience
     int64_t ear_at;              // not before: try the ear again
+    int64_t lost_at;             // when it went down; 0: never, or it is up
+    bool away;                   // it did not come up at once, and that was told
+    dti_tell tell;
     dti_arena arena;
 } dti_redis;
 
