@@ -12,8 +12,8 @@ from dynatask import App, Job, JobInfo, WaitTimeout
 from . import out, read, view
 from .merged import Merged
 
-PAUSE = 0.25  # between looks; the end is pushed
-SHARE = 10  # looking takes at most one part in so many of the time
+PAUSE, PAUSE_MAX = 0.25, 5.0  # between looks; the end is pushed
+SHARE = 10  # looking takes at most one part in so many of the time, while that leaves a look now and then
 PLAIN = 1.0  # between plain lines
 
 
@@ -44,7 +44,7 @@ def follow(job: Job[Any], look: Callable[[JobInfo], None], timeout: float | None
         look(info)
         if info.state not in view.LIVE:
             return info
-        pause = max(PAUSE, SHARE * (time.monotonic() - began))
+        pause = min(max(PAUSE, SHARE * (time.monotonic() - began)), PAUSE_MAX)
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
