@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from dynatask import Job, TaskInfo
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "tests")]
-from keep import Worker, c_host, say  # noqa: E402
+from keep import Worker, c_host, drain, run, say  # noqa: E402
 
 FLEET = {  # worker: its types
     "desk": ("corpus", "rank"),
@@ -95,12 +94,11 @@ def count_by_four(folder: str) -> int:
         say(f"job {job.id}: words of {folder}; kill -9 a worker: another takes its place, and the sums stay")
         info, tree = watch(words.app, job)
         took = time.monotonic() - began
-        if info.state != "succeeded":
-            print(f"the job {info.state}: {info.error}", file=sys.stderr)
-            return 1
     finally:
-        for worker in workers:
-            worker.stop()
+        drain(workers)
+    if info.state != "succeeded":
+        print(f"the job {info.state}: {info.error}", file=sys.stderr)
+        return 1
     deaths = ", ".join(f"{worker.name} {worker.deaths}" for worker in workers)
     say(f"workers that died: {deaths}; lost attempts: {tree.lost}; tasks claimed again: {tree.again}")
     say_who_ran_what(job, workers)
@@ -120,9 +118,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A kill of the fleet itself drains its workers too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

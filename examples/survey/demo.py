@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import sysconfig
 import tempfile
 import time
 from pathlib import Path
 
+from dynatask import EngineError
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from keep import BUILD, Worker, c_host  # noqa: E402
+from keep import BUILD, Worker, c_host, drain, run, say  # noqa: E402
 
 
 def c_worker() -> list[str]:
@@ -43,17 +44,19 @@ def survey_by_two(folder: str) -> int:
     job = survey.start(folder)
     workers = [Worker("C", c_worker()), Worker("Python", python_worker())]
     try:
-        print(f"job {job.id}: survey of {folder}; kill -9 a worker: another takes its place, and the sums stay", flush=True)
+        say(f"job {job.id}: survey of {folder}; kill -9 a worker: another takes its place, and the sums stay")
         info, tree = watch(survey.app, job)
-        if info.state != "succeeded":
-            print(f"the job {info.state}: {info.error}", file=sys.stderr)
-            return 1
         took = time.monotonic() - began
+    except EngineError:
+        say(f"the demo gives up; job {job.id} is kept, and workers that come later end it")
+        raise
     finally:
-        for worker in workers:
-            worker.stop()
+        drain(workers)
+    if info.state != "succeeded":
+        print(f"the job {info.state}: {info.error}", file=sys.stderr)
+        return 1
     deaths = ", ".join(f"{worker.name} {worker.deaths}" for worker in workers)
-    print(f"workers that died: {deaths}; lost attempts: {tree.lost}; tasks claimed again: {tree.again}")
+    say(f"workers that died: {deaths}; lost attempts: {tree.lost}; tasks claimed again: {tree.again}")
     survey.report(job, job.result(), took)
     return 0
 
@@ -73,9 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A kill of the demo itself drains its workers too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

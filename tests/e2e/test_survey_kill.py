@@ -1,8 +1,9 @@
-"""The survey, its workers killed half way: the same sums, and the lost attempts are told."""
+"""The survey by script/demo on each engine that has more than one process: killed half way, a worker, Redis or the broker, the sums
+are the same, and what was lost, or away, is told. The sums to come are found by find, wc and bytes.split().
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -10,9 +11,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from servers import Kafka, Redis
+
+from dynatask import App, Counts, Job, NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DTASK_BUILD", ROOT / "build"))
@@ -24,13 +33,29 @@ def totals(line: str) -> dict[str, str]:
     return {name: found[name] for name in ("files", "lines", "words", "bytes")}
 
 
-class Demo:
-    """The demo in a process of its own, its output read as it comes: script/demo, or the program that it runs."""
+def ended(counts: Counts) -> int:
+    return counts.succeeded + counts.failed + counts.cancelled + counts.skipped
 
-    def __init__(self, folder: str, db: Path, script: bool) -> None:
+
+def there(job: Job[Any]) -> bool:
+    """Another process sees a job only once it was taken in from Kafka; nothing rings then."""
+    try:
+        job.info()
+    except NotFound:
+        return False
+    return True
+
+
+class Demo:
+    """The demo in a process of its own, all that it says read as it comes: script/demo, or the program that it runs."""
+
+    def __init__(self, folder: str, url: str, script: bool, options: dict[str, str]) -> None:
         command = [str(ROOT / "script/demo"), folder] if script else [sys.executable, str(ROOT / "examples/survey/demo.py"), folder]
-        self.env = os.environ | {"DYNATASK_URL": f"sqlite:{db}", "DTASK_BUILD": str(BUILD), "NO_COLOR": "1"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.env, start_new_session=True)
+        self.url = url
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env=os.environ | {"DYNATASK_URL": url, "DTASK_BUILD": str(BUILD), "NO_COLOR": "1"} | options,
+        )  # fmt: skip
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
@@ -58,28 +83,43 @@ class Demo:
                 assert not self._ended, f"no line {nth} like {pattern!r} in:\n" + "\n".join(self.lines)
                 self._news.wait()
 
-    def until_done(self, share: float) -> dict[str, int]:
-        """Counts, once so much of what is known is done; follows the job by `dynatask watch --json`."""
-        job = self.until(r"^job (\S+):")[1]
-        watching = subprocess.Popen(
-            [sys.executable, "-m", "dynatask", "watch", job, "-a", "survey", "--json"], stdout=subprocess.PIPE, text=True, env=self.env
-        )
-        assert watching.stdout is not None
-        try:
-            for line in watching.stdout:
-                told = json.loads(line)
-                counts = told["counts"]
-                ended = sum(counts[s] for s in ("succeeded", "failed", "cancelled", "skipped"))
-                if told["state"] != "running" or (counts["added"] > 1000 and ended >= share * counts["added"]):
-                    return counts
-            raise AssertionError("watch ended before the job")
-        finally:
-            watching.kill()
-            watching.communicate()
+    def until_half_way(self) -> None:
+        """Returns in the middle of the job, when some share of what is known is done."""
+        app = App("survey", self.url)
 
-    def end(self) -> list[str]:
+        @app.extern()
+        def walk(root: bytes, path: bytes) -> Any: ...  # type: ignore[empty-body]
+
+        job = walk.job(self.until(r"^job (\S+):")[1])
+        while not there(job):
+            time.sleep(0.01)
+        share = random.uniform(0.2, 0.6)
+        for info in job:
+            if info.counts.added > 1000 and ended(info.counts) >= share * info.counts.added:
+                print(f"{ended(info.counts)} of {info.counts.added} tasks done")
+                assert info.state == "running", "it ended too soon"
+                return
+        raise AssertionError("it ended too soon")
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """A worker stands still meanwhile."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def pid(self, name: str) -> int:
+        return int(self.until(rf"^{name} worker: pid (\d+)")[1])
+
+    def end(self, code: int = 0) -> list[str]:
+        """All that it said."""
         self._reader.join()
-        assert self.process.wait() == 0, "\n".join(self.lines)
+        said = "\n".join(self.lines)
+        assert self.process.wait() == code, said
+        assert "Traceback" not in said and '{"' not in said, said
         return self.lines
 
     def kill(self) -> None:
@@ -97,16 +137,27 @@ def ready() -> None:
 
 
 @pytest.fixture
-def demo(tmp_path: Path, ready: None):
+def demo(ready: None) -> Iterator[Callable[..., Demo]]:
     running: list[Demo] = []
 
-    def start(folder: str, *, script: bool = False) -> Demo:
-        running.append(Demo(folder, tmp_path / "jobs.db", script))
+    def start(folder: str, url: str, *, script: bool = False, **options: str) -> Demo:
+        running.append(Demo(folder, url, script, options))
         return running[-1]
 
     yield start
     for one in running:
         one.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis", "kafka"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path}/jobs.db"
+    redis: Redis = request.getfixturevalue("shared_redis")
+    if request.param == "redis":
+        return redis.url
+    # The broker keeps what earlier tests started: each has topics of its own.
+    return f"kafka://{request.getfixturevalue('shared_kafka').address}?store={redis.url}&prefix={uuid.uuid4()}"
 
 
 @pytest.fixture(scope="module")
@@ -128,27 +179,83 @@ def expected(folder: str) -> dict[str, str]:
     return totals(out.stdout)
 
 
-def test_undisturbed(demo, folder: str, expected: dict[str, str]) -> None:
-    lines = demo(folder).end()
+def test_undisturbed(demo, folder: str, url: str, expected: dict[str, str]) -> None:
+    lines = demo(folder, url).end()
     assert totals(lines[-1]) == expected
     assert any(line.startswith("workers that died: C 0, Python 0; lost attempts: 0; ") for line in lines)
 
 
+def losses(lines: list[str]) -> tuple[str, int, int]:
+    """As the demo tells them: which workers died, lost attempts, tasks claimed again."""
+    said = next(m for line in lines if (m := re.fullmatch(r"workers that died: (.*); lost attempts: (\d+); tasks claimed again: (\d+)", line)))
+    return said[1], int(said[2]), int(said[3])
+
+
 @pytest.mark.parametrize("names", [["C"], ["Python"], ["C", "Python"]], ids="+".join)
-def test_killed(demo, folder: str, expected: dict[str, str], names: list[str]) -> None:
-    share = random.uniform(0.2, 0.8)
-    print(f"killed at {share:.0%}")
-    survey = demo(folder, script=True)
-    pids = {name: int(survey.until(rf"^{name} worker: pid (\d+)")[1]) for name in names}
-    survey.until_done(share)
+def test_a_worker_killed(demo, folder: str, url: str, expected: dict[str, str], names: list[str]) -> None:
+    survey = demo(folder, url, script=True, DYNATASK_LEASE="2s")
+    pids = {name: survey.pid(name) for name in names}
+    survey.until_half_way()
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
     for name in names:
         survey.until(rf"^{name} worker {pids[name]} was killed by SIGKILL: starting another")
     lines = survey.end()
     assert totals(lines[-1]) == expected
-    deaths = {name: int(name in names) for name in ("C", "Python")}
-    said = next(m for line in lines if (m := re.fullmatch(r"workers that died: (.*); lost attempts: (\d+); tasks claimed again: (\d+)", line)))
-    assert said[1] == f"C {deaths['C']}, Python {deaths['Python']}"
+    deaths, lost, again = losses(lines)
+    assert deaths == ", ".join(f"{name} {int(name in names)}" for name in ("C", "Python"))
     # What the dead worker held was claimed again, which may be nothing; of that, one attempt a slot may be lost.
-    assert int(said[2]) <= int(said[3])
+    assert lost <= again
+
+
+NewRedis, NewKafka = Callable[..., Redis], Callable[..., Kafka]
+
+
+AWAY, BACK = r"^C worker \d+: the engine is away, calls wait for it: .*Redis at ", r"^C worker \d+: the engine is back after \d+\.\d s: Redis at "
+
+
+@pytest.mark.parametrize("kafka", [False, True], ids=["redis", "kafka"])
+def test_redis_killed(demo, folder: str, expected: dict[str, str], request: pytest.FixtureRequest, new_redis: NewRedis, kafka: bool) -> None:
+    redis = new_redis(aof="always")
+    front = f"kafka://{request.getfixturevalue('shared_kafka').address}?prefix={uuid.uuid4()}&store=" if kafka else ""
+    survey = demo(folder, front + redis.url, script=True)
+    survey.until_half_way()
+    redis.kill()
+    survey.until(AWAY)
+    redis.start()
+    survey.until(BACK)
+    lines = survey.end()
+    assert totals(lines[-1]) == expected
+    deaths, lost, _ = losses(lines)
+    assert deaths == "C 0, Python 0" and lost == 0  # what workers held is given back uncharged
+
+
+def test_the_broker_killed(demo, folder: str, expected: dict[str, str], new_redis: NewRedis, new_kafka: NewKafka) -> None:
+    broker = new_kafka()
+    survey = demo(folder, f"kafka://{broker.address}?store={new_redis(aof='always').url}", script=True)
+    survey.until_half_way()
+    with survey.hold("Python"):  # the job does not need the broker any more: so that it does not end before
+        broker.kill()
+        survey.until(r"^C worker \d+: Kafka is away, ")
+        broker.start()
+        survey.until(r"^C worker \d+: Kafka is back after \d+\.\d s: ")
+    lines = survey.end()
+    assert totals(lines[-1]) == expected
+    assert losses(lines)[0] == "C 0, Python 0"
+
+
+def test_redis_that_stays_away(demo, folder: str, new_redis: NewRedis) -> None:
+    redis = new_redis(aof="always")
+    survey = demo(folder, redis.url, DYNATASK_ENGINE_TIMEOUT="2s")
+    survey.until_half_way()
+    redis.kill()
+    lines = survey.end(5)
+    job = survey.until(r"^job (\S+):")[1]
+    assert f"the demo gives up; job {job} is kept, and workers that come later end it" in lines
+    assert lines[-1].startswith(f"demo.py: Redis at 127.0.0.1:{redis.port} did not answer for ")
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "nosuch://host", "memory:"])
+def test_an_engine_that_is_none(demo, folder: str, url: str) -> None:
+    lines = demo(folder, url).end(5 if url.startswith("redis:") else 2)
+    assert len(lines) == 1 and lines[0].startswith("demo.py: ")
