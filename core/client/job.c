@@ -4,7 +4,8 @@
 // more, and the thread sleeps until rung; every second it looks by itself, in
 // case a ring was lost. A start is one operation known by the job's id, which
 // is drawn before it is sent; the engine waits for its writers as long as
-// engine_timeout.
+// engine_timeout. Many starts are one call of the engine, so they share its
+// wait: a commit, a round trip.
 #include "client/job.h"
 #include "engines/run.h"
 
@@ -12,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BACKSTOP_MS = 1000 };
+enum { BACKSTOP_MS = 1000,
+    STARTS = 1024 };             // of many, in one call of the engine
 
 static _Thread_local unsigned handlers_of; // dti_forks() + 1 of when this thread began to run handlers
 
@@ -100,31 +102,44 @@ static dtask_err started(dtask_app *app, const dti_start *s, const char *type, d
     return err;
 }
 
-static dtask_err start(dtask_app *app, const char *type, const char *const *opts, dtask_str args, dtask_str hashed, dtask_job **out) {
+// drawn: the id's place, where the call has none.
+static dtask_err prepare(dtask_app *app, dti_arena *arena, const dtask_b_call *call, char drawn[27], dti_op *op) {
     const dti_typeinfo *info;
     dti_callopts o;
+    *op = (dti_op){.kind = DTI_OP_START};
+    dti_start *s = &op->start;
+    dtask_err err = dti_callopts_parse(arena, call->opts, true, &o);
+    if (!err && o.id.n) err = dti_id_check(o.id, false);
+    if (!err) err = dti_type_find(app, dti_strz(call->type), 0, &info);
+    if (!err) err = dti_call_make(app, arena, info, &o, call->args, call->hashed, &s->task);
+    if (err) return err;
+    if (!o.id.n) dti_random_id(drawn);
+    s->id = o.id.n ? o.id : dti_str(drawn, 26);
+    s->type = dti_strz(info->name);
+    s->tags = o.tags;
+    s->max_tasks = app->conf.max_tasks;
+    s->max_depth = app->conf.max_depth;
+    s->blob_min = (uint32_t)app->conf.blob_min;
+    s->keep = app->conf.keep;
+    s->retain_us = app->conf.retain_us;
+    s->grace_us = app->conf.grace_us;
+    return DTASK_OK;
+}
+
+// Where the store has lost its types it is told them again.
+static dtask_err know(dtask_app *app, dti_arena *arena, dti_op *op) {
+    if (op->start.status != DTI_UNKNOWN || !dti_type_again(app, op->start.type)) return DTASK_OK;
+    return dti_engine_call(app->engine, arena, op);
+}
+
+static dtask_err start(dtask_app *app, const dtask_b_call *call, dtask_job **out) {
     dti_arena arena = {0};
     char drawn[27];
-    dti_op op = {.kind = DTI_OP_START};
-    dtask_err err = dti_callopts_parse(&arena, opts, true, &o);
-    if (!err && o.id.n) err = dti_id_check(o.id, false);
-    if (!err) err = dti_type_find(app, dti_strz(type), 0, &info);
-    if (!err) err = dti_call_make(app, &arena, info, &o, args, hashed, &op.start.task);
-    if (!err) {
-        if (!o.id.n) dti_random_id(drawn);
-        op.start.id = o.id.n ? o.id : dti_str(drawn, 26);
-        op.start.type = dti_strz(info->name);
-        op.start.tags = o.tags;
-        op.start.max_tasks = app->conf.max_tasks;
-        op.start.max_depth = app->conf.max_depth;
-        op.start.blob_min = (uint32_t)app->conf.blob_min;
-        op.start.keep = app->conf.keep;
-        op.start.retain_us = app->conf.retain_us;
-        op.start.grace_us = app->conf.grace_us;
-        err = dti_engine_call(app->engine, &arena, &op);
-        if (!err && op.start.status == DTI_UNKNOWN && dti_type_again(app, op.start.type)) err = dti_engine_call(app->engine, &arena, &op);
-    }
-    if (!err) err = started(app, &op.start, type, out);
+    dti_op op;
+    dtask_err err = prepare(app, &arena, call, drawn, &op);
+    if (!err) err = dti_engine_call(app->engine, &arena, &op);
+    if (!err) err = know(app, &arena, &op);
+    if (!err) err = started(app, &op.start, call->type, out);
     dti_arena_done(&arena);
     return err;
 }
@@ -138,17 +153,75 @@ dtask_err dtask_start(dtask_app *app, const char *type, const char *const *opts,
     err = dti_fmt_encode(&args, true, NULL, fmt, ap);
     va_end(ap);
     if (!err) err = dti_call_check_names(app, type, fmt, 0);
-    if (!err) err = start(app, type, opts, dti_str(args.p, args.n), (dtask_str){0}, out);
+    if (!err) err = start(app, &(dtask_b_call){.type = type, .opts = opts, .args = dti_str(args.p, args.n)}, out);
     dti_buf_done(&args);
     return err;
 }
 
+static dtask_err call_check(const dtask_b_call *call) {
+    if (call->ndeps) return dti_fail(DTASK_EARGS, "A job comes after nothing: `after` and outputs are for children.");
+    return dti_mp_check(call->args, "The arguments");
+}
+
 dtask_err dtask_b_start(dtask_app *app, const dtask_b_call *call, dtask_job **out) {
     dtask_err err = dti_app_check(app);
+    if (!err) err = call_check(call);
+    return err ? err : start(app, call, out);
+}
+
+// The first error of many, and its detail.
+typedef struct { dtask_err err; dti_failure why; } first_error;
+
+static void note(first_error *first, dtask_err err) {
+    if (!err) return;
+    if (!first->err) first->err = err;
+    dti_note_failure(&first->why);
+}
+
+typedef struct { dti_op ops[STARTS]; char drawn[STARTS][27]; size_t which[STARTS]; } starts;
+
+static void start_some(dtask_app *app, dti_arena *arena, starts *s, const dtask_b_call *calls, size_t n, dtask_err *errs, dtask_job **out,
+    first_error *first) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (out) out[i] = NULL;
+        errs[i] = call_check(&calls[i]);
+        if (!errs[i]) errs[i] = prepare(app, arena, &calls[i], s->drawn[count], &s->ops[count]);
+        note(first, errs[i]);
+        if (!errs[i]) s->which[count++] = i;
+    }
+    if (count) app->engine->ops->call(app->engine, arena, s->ops, count);
+    for (size_t i = 0; i < count; i++) note(first, s->ops[i].err); // the detail is the first one's
+    for (size_t i = 0; i < count; i++) {
+        size_t at = s->which[i];
+        errs[at] = s->ops[i].err;
+        if (errs[at]) continue;
+        errs[at] = know(app, arena, &s->ops[i]);
+        if (!errs[at]) errs[at] = started(app, &s->ops[i].start, calls[at].type, out ? &out[at] : NULL);
+        note(first, errs[at]);
+    }
+}
+
+dtask_err dtask_b_start_many(dtask_app *app, const dtask_b_call *calls, size_t n, dtask_err *errs, dtask_job **out) {
+    first_error first = {0};
+    dti_arena arena = {0};
+    dtask_err err = dti_app_check(app);
+    starts *s = err ? NULL : malloc(sizeof *s);
+    if (!err && !s) err = dti_fail(DTASK_ENOMEM, "No memory for starts.");
+    for (size_t i = 0; err && i < n; i++) {
+        errs[i] = err;
+        if (out) out[i] = NULL;
+    }
+    for (size_t at = 0, some; !err && at < n; at += some) {
+        some = n - at < STARTS ? n - at : STARTS;
+        start_some(app, &arena, s, calls + at, some, errs + at, out ? out + at : NULL, &first);
+        dti_arena_reset(&arena);
+    }
+    free(s);
+    dti_arena_done(&arena);
     if (err) return err;
-    if (call->ndeps) return dti_fail(DTASK_EARGS, "A job comes after nothing: `after` and outputs are for children.");
-    if ((err = dti_mp_check(call->args, "The arguments"))) return err;
-    return start(app, call->type, call->opts, call->args, call->hashed, out);
+    dti_tell_failure(&first.why);
+    return first.err;
 }
 
 // ---- looking and waiting -----------------------------------------------------------------

@@ -70,6 +70,10 @@ typedef struct {
 DTASK_API dtask_err dtask_b_start(dtask_app *app, const dtask_b_call *call, dtask_job **out);
 DTASK_API dtask_err dtask_b_spawn(dtask_task *task, const dtask_b_call *call, dtask_child **out);
 DTASK_API dtask_err dtask_b_then(dtask_task *task, const dtask_b_call *call);
+/* n jobs, each as of dtask_b_start, in this order; they share waits, so many cost little more than one. errs[i]: its error, or 0, it is
+ * durable. out: NULL, or n places; NULL where one failed. 0, or an error of one, with its detail. After EENGINE one may be there all the
+ * same: given an id, it may be started again. */
+DTASK_API dtask_err dtask_b_start_many(dtask_app *app, const dtask_b_call *calls, size_t n, dtask_err *errs, dtask_job **out);
 /* n children that differ in args only; one batch handle. */
 DTASK_API dtask_err dtask_b_spawn_many(dtask_task *task, const dtask_b_call *common, const dtask_str *args, size_t n,
     dtask_child **out_batch);

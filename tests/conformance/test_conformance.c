@@ -41,6 +41,39 @@ CASE(a_refused_op_changes_nothing_and_leaves_its_neighbours) {
     if (dti_shard_of(ops[2].start.job) == dti_shard_of(ops[0].start.job)) cr_assert_eq(ops[2].start.job, ops[0].start.job + 1);
 }
 
+// Of one call, on Kafka one wait; each has what it would have alone.
+CASE(starts_in_one_call_are_each_their_own) {
+    enum { N = 40 };
+    actor a = worker(w);
+    dti_op ops[N];
+    char ids[N][16];
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(ids[i], sizeof ids[i], "one-%u", i);
+        bool is_b = i % 3 == 1;
+        dti_new n = call_of(is_b ? w->b : w->a, i);
+        ops[i] = (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz(ids[i]), .type = dti_strz(is_b ? "b" : "a"), .task = n,
+            .retain_us = 86400000000, .grace_us = 30000000}};
+    }
+    ops[5].start.type = dti_strz("nobody's");
+    ops[5].start.task.type = 0;
+    w->e->ops->call(w->e, &w->arena, ops, N);
+    for (unsigned i = 0; i < N; i++) {
+        cr_assert_eq(ops[i].err, DTASK_OK, "%u: %s", i, dtask_err_detail());
+        cr_assert_eq(ops[i].start.status, i == 5 ? DTI_UNKNOWN : DTI_CREATED, "%u", i);
+        if (i == 5) continue;
+        dti_op read = world_call(w, (dti_op){.kind = DTI_OP_READ, .read = {.what = DTI_READ_JOB, .id = ops[i].start.id}});
+        cr_assert_eq(read.read.n, 1u, "who started %u does not find it", i);
+        if (!ops[i].start.job) ops[i].start.job = take_in(w, ops[i].start.id);
+        dti_jobview j = job(w, ops[i].start.job);
+        cr_assert(dti_str_eq(j.id, ops[i].start.id));
+        cr_assert_eq(j.root.row.type, i % 3 == 1 ? w->b : w->a, "%u", i);
+    }
+    uint32_t claimed = 0, more;
+    while ((more = claims(w, &a, N))) claimed += more;
+    cr_assert_eq(claimed, N - 1u);
+    leave(w, &a);
+}
+
 CASE(a_resent_turn_claims_once) {
     actor a = worker(w);
     start(w, "j1", call_of(w->a, 1));

@@ -73,7 +73,7 @@ static void close_taker(world *w) {
 }
 
 // Until the job is in the store: its number.
-static uint64_t take_in(world *w, dtask_str id) {
+uint64_t take_in(world *w, dtask_str id) {
     const dti_engine_ops *ops = w->taker.e->ops;
     for (;;) {
         ops->bell_awake(w->taker.bell);

@@ -88,6 +88,7 @@ uint32_t claims(world *, actor *, uint32_t n); // how many of n came
 dti_answer say(world *, actor *, dti_claim *, dti_message); // one message about a claimed task; seq is kept in row.seq
 dti_answer end(world *, actor *, dti_claim *, dti_endkind);
 uint64_t start(world *, const char *id, dti_new); // type 0: a; returns the job no
+uint64_t take_in(world *, dtask_str id); // of a start that lies in Kafka: the job no
 dti_taskview task(world *, uint64_t job, uint32_t ord);
 dti_jobview job(world *, uint64_t job);
 int64_t sweep(world *);              // until nothing is left to do now

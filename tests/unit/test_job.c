@@ -186,6 +186,46 @@ Test(job, bad_input_is_refused_before_anything) {
     dtask_b_free(out);
 }
 
+// Those that are refused keep nobody else from starting, and more than one
+// call of the engine takes go in several.
+Test(job, many_start_at_once) {
+    enum { MANY = 2500 };
+    static dtask_b_call calls[MANY];
+    static dtask_err errs[MANY];
+    static dtask_job *jobs[MANY];
+    static char args[MANY][4], ids[MANY][16];
+    static const char *opts[MANY][3];
+    for (int i = 0; i < MANY; i++) {
+        memcpy(args[i], "\x92\x01", 3);
+        args[i][2] = (char)(i % 100);
+        snprintf(ids[i], sizeof ids[i], "many-%d", i);
+        opts[i][0] = "id", opts[i][1] = ids[i];
+        calls[i] = (dtask_b_call){.type = "add", .opts = opts[i], .args = {args[i], 3}};
+    }
+    calls[7].type = "nobody";
+    calls[8].opts = DTASK_OPTS("colour", "red");
+    calls[9] = calls[1];         // the same call under the same id is one job
+    calls[2000].args = dti_strz("\x92\x01\x62"); // under the id of 1999, which is another call
+    calls[2000].opts = opts[1999];
+    ERR(ENOTFOUND, "nobody", dtask_b_start_many(app, calls, MANY, errs, jobs));
+    for (int i = 0; i < MANY; i++) {
+        bool bad = i == 7 || i == 8 || i == 2000;
+        cr_assert_eq(errs[i], i == 7 ? DTASK_ENOTFOUND : i == 8 ? DTASK_EARGS : i == 2000 ? DTASK_ECONFLICT : DTASK_OK, "%d", i);
+        cr_assert_eq(jobs[i] == NULL, bad, "%d", i);
+        if (bad) continue;
+        cr_assert_str_eq(dtask_b_job_id(jobs[i]), ids[i == 9 ? 1 : i]);
+        dtask_str state;
+        OK(dtask_job_info(jobs[i], "state:s", &state));
+        cr_assert(dti_str_eq(state, dti_strz("running")));
+        dtask_job_free(jobs[i]);
+    }
+    OK(dtask_b_start_many(app, calls, 0, NULL, NULL));
+    OK(dtask_b_start_many(app, (dtask_b_call[]){{.type = "add", .args = {args[0], 3}}, {.type = "add", .args = {args[0], 3}}}, 2, errs, NULL));
+    dti_arena arena = {0};
+    cr_assert_eq(turn(&arena, NULL, 0, 2 * MANY).nclaims, MANY - 4 + 2);
+    dti_arena_done(&arena);
+}
+
 Test(job, one_that_is_not_there) {
     dtask_job *job;
     OK(dtask_job_find(app, "nowhere", &job));

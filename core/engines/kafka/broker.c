@@ -107,7 +107,8 @@ static dtask_err trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t co
 
 // ---- writing ------------------------------------------------------------------------
 
-typedef struct { dti_report report; pthread_mutex_t lock; pthread_cond_t news; bool done; rd_kafka_resp_err_t err; dti_place place; } ticket;
+// Writes that one thread waits for, all at once.
+struct dti_batch { pthread_mutex_t lock; pthread_cond_t news; bool done; _Atomic size_t left; };
 
 static void forget(dti_broker *b, const char *topic);
 
@@ -130,15 +131,18 @@ static void reported(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque) 
     report->told(report, kind, m->err, (dti_place){m->partition, m->offset + 1});
 }
 
+// Who is the last wakes the thread, which then may go and take the batch with it.
 static void awaited(dti_report *report, dtask_err kind, int code, dti_place place) {
-    ticket *t = (ticket *)report;
-    (void)kind;
-    pthread_mutex_lock(&t->lock);
-    t->err = (rd_kafka_resp_err_t)code;
-    t->place = place;
-    t->done = true;
-    pthread_cond_signal(&t->news);
-    pthread_mutex_unlock(&t->lock);
+    dti_write *w = (dti_write *)report;
+    struct dti_batch *batch = w->batch;
+    w->err = kind;
+    w->code = code;
+    w->place = place;
+    if (atomic_fetch_sub(&batch->left, 1) > 1) return;
+    pthread_mutex_lock(&batch->lock);
+    batch->done = true;
+    pthread_cond_signal(&batch->news);
+    pthread_mutex_unlock(&batch->lock);
 }
 
 // librdkafka says when the last broker is gone, also of one that only closed a
@@ -190,33 +194,41 @@ static dtask_err said(dti_broker *b, rd_kafka_resp_err_t err, const char *topic,
     return kind ? trouble(b, topic, err) : DTASK_OK;
 }
 
-dtask_err dti_broker_write(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_place *out) {
-    ticket t = {.report.told = awaited};
-    pthread_mutex_init(&t.lock, NULL);
-    pthread_cond_init(&t.news, NULL);
-    // A full queue is emptied by the broker's answers, or by their time.
-    rd_kafka_resp_err_t err;
+static rd_kafka_resp_err_t enqueue(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_report *report) {
+    return rd_kafka_producev(b->rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY((void *)key.p, key.n), RD_KAFKA_V_VALUE((void *)value.p, value.n),
+        RD_KAFKA_V_OPAQUE(report), RD_KAFKA_V_END);
+}
+
+// A record's bytes are the caller's until its report, which comes within message.timeout.ms.
+void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
+    struct dti_batch batch = {.left = n};
     int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
-    while ((err = rd_kafka_producev(b->rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY((void *)key.p, key.n),
-                RD_KAFKA_V_VALUE((void *)value.p, value.n), RD_KAFKA_V_OPAQUE(&t), RD_KAFKA_V_END)) == RD_KAFKA_RESP_ERR__QUEUE_FULL &&
-           dti_mono_us() < until)
-        rd_kafka_poll(b->rk, 50);
-    if (!err) {                  // its bytes are ours until the report, which comes within message.timeout.ms
-        pthread_mutex_lock(&t.lock);
-        while (!t.done) pthread_cond_wait(&t.news, &t.lock);
-        err = t.err;
-        pthread_mutex_unlock(&t.lock);
+    if (!n) return;
+    pthread_mutex_init(&batch.lock, NULL);
+    pthread_cond_init(&batch.news, NULL);
+    for (size_t i = 0; i < n; i++) {
+        dti_write *w = &writes[i];
+        rd_kafka_resp_err_t err;
+        w->report.told = awaited;
+        w->batch = &batch;
+        // A full queue is emptied by the broker's answers, or by their time.
+        while ((err = enqueue(b, w->topic, w->key, w->value, &w->report)) == RD_KAFKA_RESP_ERR__QUEUE_FULL && dti_mono_us() < until)
+            rd_kafka_poll(b->rk, 50);
+        if (err) awaited(&w->report, kind_of(err), err, (dti_place){0});
     }
-    pthread_mutex_destroy(&t.lock);
-    pthread_cond_destroy(&t.news);
-    if (out) *out = t.place;
-    return said(b, err, topic, value.n);
+    pthread_mutex_lock(&batch.lock);
+    while (!batch.done) pthread_cond_wait(&batch.news, &batch.lock);
+    pthread_mutex_unlock(&batch.lock);
+    pthread_mutex_destroy(&batch.lock);
+    pthread_cond_destroy(&batch.news);
+}
+
+dtask_err dti_broker_outcome(dti_broker *b, const dti_write *w) {
+    return said(b, (rd_kafka_resp_err_t)w->code, w->topic, w->value.n);
 }
 
 dtask_err dti_broker_send(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_report *report) {
-    rd_kafka_resp_err_t err = rd_kafka_producev(b->rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_KEY((void *)key.p, key.n),
-        RD_KAFKA_V_VALUE((void *)value.p, value.n), RD_KAFKA_V_OPAQUE(report), RD_KAFKA_V_END);
-    return said(b, err, topic, value.n);
+    return said(b, enqueue(b, topic, key, value, report), topic, value.n);
 }
 
 // ---- topics -----------------------------------------------------------------------------

@@ -34,17 +34,29 @@ typedef struct { int32_t partition; int64_t next; } dti_place;
 dtask_err dti_broker_make(dti_broker *, const char *const *topics, size_t n, bool accepted);
 // ENOTFOUND: there is no such topic. What was found once is remembered.
 dtask_err dti_broker_knows(dti_broker *, const char *topic);
-// One record, as durable as acks=all says when this returns. ETOOBIG;
-// ENOTFOUND: the topic is gone; EENGINE: not within the timeout, and it may
-// have been written all the same. Threads that write at once share requests.
-dtask_err dti_broker_write(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_place *out);
-// The same without waiting: `told` is called once, by a thread of the broker's,
+// A record without waiting: `told` is called once, by a thread of the broker's,
 // which may not wait; key and value stay until then. On an error it is not
 // called. One report may stand for many records. code: what librdkafka calls it.
 typedef struct dti_report {
     void (*told)(struct dti_report *, dtask_err, int code, dti_place);
 } dti_report;
-dtask_err dti_broker_send(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_report *);
+dtask_err dti_broker_send(dti_broker *, const char *topic, dtask_str key, dtask_str value, dti_report *report);
+// Records, each as durable as acks=all says when this returns, or not written:
+// then its err says why. One wait for all; threads that write at once share
+// requests. Those of one topic and key keep their order.
+typedef struct {
+    dti_report report;           // with `batch` and `code` the broker's own
+    struct dti_batch *batch;
+    int code;
+    dtask_err err;               // out: as of dti_broker_outcome
+    dti_place place;             // out
+    const char *topic;           // the caller's, as are key and value
+    dtask_str key, value;
+} dti_write;
+void dti_broker_write(dti_broker *, dti_write *writes, size_t n);
+// Its err, told in a sentence. ETOOBIG; ENOTFOUND: the topic is gone; EENGINE:
+// not within the timeout, and it may have been written all the same.
+dtask_err dti_broker_outcome(dti_broker *, const dti_write *);
 // About the cluster, as pairs of a msgpack map: how many were put.
 dtask_err dti_broker_about(dti_broker *, dti_buf *out, uint32_t *pairs);
 

@@ -99,29 +99,68 @@ static bool type_number(kafka *k, const char *name, uint32_t *out) {
     return there;
 }
 
-static dtask_err start(kafka *k, dti_start *s) {
-    char type[201], topic[DTI_KAFKA_NAME_MAX + 1];
+// Where starts of one type go.
+typedef struct { dtask_str type; char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t number; bool unknown, numbered; dtask_err err; } route;
+
+static void route_to(kafka *k, dtask_str type, route *out) {
+    char name[201];
+    *out = (route){.type = type};
+    snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
+    out->err = dti_kafka_name(k->prefix, k->app, name, NULL, out->topic);
+    if (out->err) return;
+    out->err = dti_broker_knows(k->broker, out->topic);
+    if ((out->unknown = out->err == DTASK_ENOTFOUND)) out->err = DTASK_OK;
+    else if (!out->err) out->numbered = type_number(k, name, &out->number);
+}
+
+// Each is durable, or has its err, when this returns: one wait for all. Sets
+// this thread's detail to the first one's that failed.
+static void starts(kafka *k, dti_arena *arena, dti_op *ops, size_t n, dti_failure *failure) {
     dti_buf value = {0};
-    dti_place place;
-    snprintf(type, sizeof type, "%.*s", (int)s->type.n, s->type.p);
-    dtask_err err = dti_kafka_name(k->prefix, k->app, type, NULL, topic);
-    if (!err && (err = dti_broker_knows(k->broker, topic)) == DTASK_ENOTFOUND) {
+    dti_write *writes = dti_alloc0(arena, n * sizeof *writes);
+    size_t *which = dti_alloc(arena, n * sizeof *which), count = 0, nroutes = 0;
+    route **routes = dti_alloc(arena, n * sizeof *routes), *r = NULL;
+    for (size_t i = 0; i < n; i++) {
+        dti_start *s = &ops[i].start;
+        ops[i].err = DTASK_OK;
+        if (!writes || !which || !routes || ((!r || !dti_str_eq(r->type, s->type)) && !(r = dti_alloc(arena, sizeof *r)))) {
+            ops[i].err = dti_fail(DTASK_ENOMEM, "no memory for a start");
+            dti_note_failure(failure);
+            continue;
+        }
+        if (!nroutes || routes[nroutes - 1] != r) route_to(k, s->type, routes[nroutes++] = r);
         s->status = DTI_UNKNOWN;
-        return DTASK_OK;
-    }
-    if (!err) {
+        if ((ops[i].err = r->err)) dti_note_failure(failure);
+        if (ops[i].err || r->unknown) continue;
+        value.n = 0;
         dti_kafka_put_start(&value, s);
-        err = value.failed ? dti_fail(DTASK_ENOMEM, "no memory for a start") : dti_broker_write(k->broker, topic, s->id, dti_str(value.p, value.n), &place);
+        dtask_str bytes = value.failed ? (dtask_str){0} : dti_dup(arena, dti_str(value.p, value.n));
+        if (!bytes.p) {
+            ops[i].err = dti_fail(DTASK_ENOMEM, "no memory for a start");
+            dti_note_failure(failure);
+            continue;
+        }
+        which[count] = i;
+        writes[count++] = (dti_write){.topic = r->topic, .key = s->id, .value = bytes};
     }
     dti_buf_done(&value);
-    if (err) return err;
-    s->status = DTI_CREATED;
-    s->job = 0;
-    s->joined = (dtask_str){0};
-    dti_started_job job = {.id = dti_id_hash(s->id), .call = {s->task.call[0], s->task.call[1]}, .retain_us = s->retain_us, .next = place.next,
-        .type = s->task.type, .partition = place.partition};
-    if (type_number(k, type, &job.topic)) dti_started_add(k->started, &job);
-    return DTASK_OK;
+    dti_broker_write(k->broker, writes, count);
+    for (size_t i = 0, at = 0; i < count; i++) {
+        dti_start *s = &ops[which[i]].start;
+        const dti_write *w = &writes[i];
+        while (routes[at]->topic != w->topic) at++;
+        if (w->err) {
+            ops[which[i]].err = dti_broker_outcome(k->broker, w);
+            dti_note_failure(failure);
+            continue;
+        }
+        s->status = DTI_CREATED;
+        s->job = 0;
+        s->joined = (dtask_str){0};
+        dti_started_job job = {.id = dti_id_hash(s->id), .call = {s->task.call[0], s->task.call[1]}, .retain_us = s->retain_us,
+            .next = w->place.next, .topic = routes[at]->number, .type = s->task.type, .partition = w->place.partition};
+        if (routes[at]->numbered) dti_started_add(k->started, &job);
+    }
 }
 
 // ---- what was started and not taken in ----------------------------------------------------
@@ -322,7 +361,12 @@ static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, 
     dti_mp_put_strz(&b, why);
     dti_mp_put_bin(&b, value);
     const char *topic = k->quarantine;
-    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1, true) && !dti_broker_write(k->broker, topic, key, dti_str(b.p, b.n), NULL);
+    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1, true);
+    if (done) {
+        dti_write write = {.topic = topic, .key = key, .value = dti_str(b.p, b.n)};
+        dti_broker_write(k->broker, &write, 1);
+        done = !write.err;
+    }
     dti_buf_done(&b);
     if (done) k->quarantined++;
     return done;
@@ -502,7 +546,8 @@ static void kafka_call(dti_engine *engine, dti_arena *arena, dti_op *ops, size_t
     for (size_t i = 0, last; i < n; i = last) {
         last = i + 1;
         if (routed(&ops[i])) {
-            ops[i].err = start(k, &ops[i].start);
+            while (last < n && routed(&ops[last])) last++;
+            starts(k, arena, ops + i, last - i, &failure);
         } else if (ops[i].kind == DTI_OP_HELLO) {
             hello(k, arena, &ops[i]);
         } else {
