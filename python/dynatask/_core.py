@@ -37,6 +37,7 @@ THREAD, LOOP = int(lib.DTASK_B_THREAD), int(lib.DTASK_B_LOOP)
 
 _EUSAGE, _ETIMEOUT = int(lib.DTASK_EUSAGE), int(lib.DTASK_ETIMEOUT)
 _ENDS = frozenset(int(n) for n in (lib.DTASK_EFAILED, lib.DTASK_ECANCELLED, lib.DTASK_ESKIPPED))
+_MAYBE = frozenset(int(n) for n in (lib.DTASK_EENGINE, lib.DTASK_ENOMEM, lib.DTASK_EINTERNAL))  # a start may be there after it
 _NULL = ffi.NULL
 
 # dtask_b_item and dtask_b_outcome as struct reads and writes them: a batch costs
@@ -107,19 +108,26 @@ class Call:
     def fill(self, args: bytes, hashed: bytes, deps: Sequence[ChildPtr]) -> tuple[Any, Any]:
         """The struct, and what must live as long as it is used."""
         call = ffi.new("dtask_b_call *")
+        self.fill_in(call, args, hashed)
+        keep: Any = None
+        if deps:
+            keep = call.deps = ffi.new("dtask_child *[]", list(deps))
+            call.ndeps = len(deps)
+        return call, keep
+
+    def fill_in(self, call: Any, args: bytes, hashed: bytes) -> None:
+        """A struct of zeros; this call and the bytes must live as long as it is used."""
         call.type = self._type
         call.opts = self._opts.pointer
-        keep: Any = None
         if args:
             call.args.p = ffi.from_buffer(args)
             call.args.n = len(args)
         if hashed:
             call.hashed.p = ffi.from_buffer(hashed)
             call.hashed.n = len(hashed)
-        if deps:
-            keep = call.deps = ffi.new("dtask_child *[]", list(deps))
-            call.ndeps = len(deps)
-        return call, keep
+
+
+Start = tuple[Call, bytes, bytes]  # arguments; what they are known by, if not by themselves
 
 
 # ---- before an engine is opened ------------------------------------------------------
@@ -191,6 +199,26 @@ class Engine:
         made, _keep = call.fill(args, hashed, ())
         _check(lib.dtask_b_start(self.pointer, made, out))
         return EngineJob(out[0])
+
+    def start_many(self, calls: Sequence[Start]) -> list[EngineJob | BaseException]:
+        """Waits until each job is durable, for all at once: the job, or why there is none."""
+        made = ffi.new("dtask_b_call[]", len(calls))
+        errs, out = ffi.new("dtask_err[]", len(calls)), ffi.new("dtask_job *[]", len(calls))
+        for i, (call, args, hashed) in enumerate(calls):
+            call.fill_in(made[i], args, hashed)
+        first = lib.dtask_b_start_many(self.pointer, made, len(calls), errs, out)
+        why = _text(lib.dtask_err_detail()) if first else ""
+        jobs: list[EngineJob | BaseException] = [EngineJob(out[i]) if not errs[i] else errors.of_code(_code(errs[i]), why) for i in range(len(calls))]
+        for i, job in enumerate(jobs):
+            if isinstance(job, BaseException) and len(calls) > 1 and errs[i] not in _MAYBE:
+                jobs[i] = self._start_or_why(calls[i])  # it was not started, and the sentence is another one's
+        return jobs
+
+    def _start_or_why(self, start: Start) -> EngineJob | BaseException:
+        try:
+            return self.start(*start)
+        except Exception as why:
+            return why
 
     def find(self, id: str) -> EngineJob:
         """A job or task ("job/ord") by its id, no I/O."""

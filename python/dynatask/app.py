@@ -20,6 +20,7 @@ import msgspec
 from . import options as opts
 from ._core import Engine, EngineJob
 from ._inline import Traces
+from ._starts import Starts
 from ._types import TypeCore
 from ._watch import Watcher
 from .codec import Codec
@@ -94,6 +95,7 @@ class App:
         self._engine: Engine | None = None
         self._lock = threading.RLock()
         self._watcher = Watcher(self)
+        self.starts = Starts(self)  # of coroutines
         self.max_payload = 64 << 20  # as configured, once it is open
         self.traces: Traces | None = None  # inline: where handlers raised
         # Where processes= finds it again.

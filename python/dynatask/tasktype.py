@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
@@ -19,12 +18,14 @@ from ._frame import Become, Frame, current, here
 from ._types import TypeCore
 from .codec import Output, array_head
 from .errors import BadArguments, UsageError
-from .handles import Batch, Job, Task, in_thread
+from .handles import Batch, Job, Task
 from .options import CallOptions
 from .scope import joined
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from ._core import EngineJob
 
 __all__ = ["AsyncTaskType", "SyncTaskType", "TaskType"]
 
@@ -85,7 +86,7 @@ class TaskType(Generic[P, R]):
 
     async def astart(self, *a: P.args, **k: P.kwargs) -> Job[R]:
         """start() for coroutines."""
-        return await in_thread(partial(self._begin, *self._packed_start(a, k)))
+        return self._job(await self._core.app.starts.start(self._core, self._packed_start(a, k)))
 
     def start_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
         """A job with one child for each item; its result is the list of theirs, in order. Blocks as start.
@@ -98,7 +99,7 @@ class TaskType(Generic[P, R]):
 
     async def astart_map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Job[list[R]]:
         """start_map() for coroutines."""
-        return await in_thread(partial(self._begin_map, *self._packed_map(items, common)))
+        return self._job_of_map(await self._core.app.starts.start(self._core, self._packed_map(items, common)))
 
     def run(self, *a: P.args, **k: P.kwargs) -> R:
         """Starts a job and works here until it is complete. Returns its result, or raises as Job.result.
@@ -186,8 +187,10 @@ class TaskType(Generic[P, R]):
     def _begin(self, call: Call, args: bytes, hashed: bytes) -> Job[R]:
         core = self._core
         core.app.known(core)
-        job = core.app.engine.start(call, args, hashed)
-        return Job(core.app, core.shape.result_decoder, job.id, job)
+        return self._job(core.app.engine.start(call, args, hashed))
+
+    def _job(self, job: EngineJob) -> Job[R]:
+        return Job(self._core.app, self._core.shape.result_decoder, job.id, job)
 
     def _packed_map(self, items: Iterable[Any], common: dict[str, Any]) -> tuple[Call, bytes, bytes]:
         shape, encode = self._core.shape, self._core.app.codec.encode
@@ -215,7 +218,10 @@ class TaskType(Generic[P, R]):
     def _begin_map(self, call: Call, args: bytes, hashed: bytes) -> Job[list[R]]:
         core = self._core
         core.app.known(core)
-        job = core.app.engine.start(call, args, hashed)
+        return self._job_of_map(core.app.engine.start(call, args, hashed))
+
+    def _job_of_map(self, job: EngineJob) -> Job[list[R]]:
+        core = self._core
         may_fail = self._how.options.get("may_fail", False)
         return Job(core.app, core.shape.gaps_decoder if may_fail else core.shape.list_decoder, job.id, job)
 

@@ -1,14 +1,20 @@
 """Coroutine handlers and callers: the same words, awaited."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from dynatask import (
     App,
     ChildrenFailed,
+    Conflict,
+    NotFound,
     Task,
     TaskFailed,
+    Unique,
+    UsageError,
     WaitTimeout,
     WouldBlock,
     as_completed,
@@ -343,3 +349,58 @@ def test_workers_leave_the_loop_as_they_found_it(app: App) -> None:
         assert asyncio.get_running_loop().get_task_factory() is None
 
     asyncio.run(main())
+
+
+def test_starts_made_at_once_share_one_wait(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @app.task(unique=Unique(over="raise"))
+    def single(n: int) -> int:
+        return n
+
+    sizes: list[int] = []
+    real = app.engine.start_many
+
+    def counted(calls: Sequence[Any]) -> list[Any]:
+        sizes.append(len(calls))
+        return real(calls)
+
+    monkeypatch.setattr(app.engine, "start_many", counted)
+    first = single.start(7)
+
+    async def ask() -> list[Any]:
+        one_off = asyncio.ensure_future(double.using(id="never").astart(5))
+        asked = asyncio.gather(
+            *(double.astart(n) for n in range(300)), single.astart(7), single.astart(8), double.astart_map(range(3)), return_exceptions=True
+        )
+        await asyncio.sleep(0)  # all have asked, none is on its way
+        one_off.cancel()
+        return await asked
+
+    jobs = asyncio.run(ask())
+    assert len(sizes) == 1
+    again = asyncio.run(ask())  # on another loop
+    assert isinstance(jobs[300], Conflict) and first.id in str(jobs[300])
+    assert isinstance(again[300], Conflict) and first.id in str(again[300])
+    assert isinstance(again[301], Conflict) and jobs[301].id in str(again[301])
+    with pytest.raises(NotFound):
+        double.job("never").info()
+    with app.worker():
+        assert [job.result() for job in jobs[:300]] == [2 * n for n in range(300)]
+        assert [job.result() for job in again[:300]] == [2 * n for n in range(300)]
+        assert jobs[301].result() == 8 and jobs[302].result() == [0, 2, 4]
+
+
+def test_an_engine_that_fails_is_told_to_each(app: App) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    async def ask() -> list[Any]:
+        app.engine.close()
+        return await asyncio.gather(*(double.astart(n) for n in range(3)), return_exceptions=True)
+
+    double.start(1)
+    assert [type(e) for e in asyncio.run(ask())] == [UsageError] * 3
