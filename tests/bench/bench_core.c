@@ -1,22 +1,27 @@
-// Measures the C side through the public header only: throughput of no-ops,
-// fan-out and join, latency from another process, a very wide job.
+// Measures the C side through the public header, and many starts as a binding
+// hands them in: throughput of no-ops, fan-out and join, latency from another
+// process, a very wide job.
 //
 //   bench_core serve URL             a worker, until stdin closes
 //   bench_core noop URL N            one job of N no-op children, tasks a second
 //   bench_core fanout URL N ROUNDS   one line a round, ms from start to the join's result
 //   bench_core latency URL ROUNDS    one line a round, us from start to result; but for memory: `serve` runs elsewhere
-//   bench_core accept URL N THREADS  N jobs started, nobody serves them: jobs a second
+//   bench_core accept URL N THREADS  N jobs started one by one, nobody serves them: jobs a second; then this process' CPU for each, us
+//   bench_core many URL N BATCH      the same, by one thread that hands in so many at once
 //   bench_core starts URL N THREADS  the same, then a second line: life cycles of these jobs a second, by a worker
 //
 // noop and fanout bring a worker of their own in this process. Prints plain
 // numbers, one a line; script/bench makes medians and JSON of them.
 #include <dynatask.h>
+#include <dynatask_binding.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +29,12 @@ static double now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static double cpu_us(void) {
+    struct rusage r;
+    getrusage(RUSAGE_SELF, &r);
+    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1e6 + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec);
 }
 
 static void check(dtask_err err, const char *what) {
@@ -73,7 +84,7 @@ static double run_fan(dtask_app *app, uint64_t n) {
     return took;
 }
 
-// ---- starts: each of the threads waits for its own ----------------------------------------
+// ---- starts: each of the threads waits for its own, or one waits for many --------------------
 
 enum { THREADS_MAX = 1024 };
 typedef struct { dtask_app *app; _Atomic int64_t left; } producer;
@@ -98,6 +109,28 @@ static double run_starts(dtask_app *app, uint64_t n, uint64_t nthreads) {
     return now_us() - begin;
 }
 
+static double run_many(dtask_app *app, uint64_t n, uint64_t batch) {
+    dtask_b_call *calls = calloc(batch, sizeof *calls);
+    dtask_err *errs = calloc(batch, sizeof *errs);
+    char (*args)[6] = calloc(batch, sizeof *args); // [i], a msgpack uint 32
+    if (!calls || !errs || !args) fprintf(stderr, "bench_core: no memory\n"), exit(1);
+    double begin = now_us();
+    for (uint64_t at = 0, some; at < n; at += some) {
+        some = n - at < batch ? n - at : batch;
+        for (uint64_t i = 0; i < some; i++) {
+            uint32_t v = (uint32_t)(at + i);
+            memcpy(args[i], (char[]){(char)0x91, (char)0xce, (char)(v >> 24), (char)(v >> 16), (char)(v >> 8), (char)v}, 6);
+            calls[i] = (dtask_b_call){.type = "noop", .args = {args[i], 6}};
+        }
+        check(dtask_b_start_many(app, calls, some, errs, NULL), "start many");
+    }
+    double took = now_us() - begin;
+    free(calls);
+    free(errs);
+    free(args);
+    return took;
+}
+
 // Until the last handler ran; its outcome goes with a turn that is not waited for.
 static double run_backlog(dtask_app *app, uint64_t n, dtask_worker **w) {
     sem_init(&all_ran, 0, 0);
@@ -115,7 +148,7 @@ static void stop(dtask_worker *w) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 3) return fprintf(stderr, "usage: bench_core serve|noop|fanout|latency|accept|starts URL [N] [ROUNDS|THREADS]\n"), 2;
+    if (argc < 3) return fprintf(stderr, "usage: bench_core serve|noop|fanout|latency|accept|many|starts URL [N] [ROUNDS|THREADS|BATCH]\n"), 2;
     const char *mode = argv[1], *url = argv[2];
     uint64_t n = argc > 3 ? strtoull(argv[3], NULL, 10) : 1, m = argc > 4 ? strtoull(argv[4], NULL, 10) : 5;
     dtask_app *app;
@@ -144,11 +177,15 @@ int main(int argc, char **argv) {
             dtask_job_free(job);
             usleep(2000); // a quiet system: each start finds everyone asleep
         }
-    } else if (!strcmp(mode, "accept") || !strcmp(mode, "starts")) {
+    } else if (!strcmp(mode, "accept") || !strcmp(mode, "many") || !strcmp(mode, "starts")) {
+        bool many = !strcmp(mode, "many");
         stop(w); // it said what types there are
         w = NULL;
-        printf("%.0f\n", (double)n / (run_starts(app, n, m < THREADS_MAX ? m : THREADS_MAX) / 1e6));
-        if (!strcmp(mode, "starts")) printf("%.0f\n", (double)n / (run_backlog(app, n, &w) / 1e6));
+        double before = cpu_us(), took = many ? run_many(app, n, m) : run_starts(app, n, m < THREADS_MAX ? m : THREADS_MAX);
+        double cpu = cpu_us() - before;
+        printf("%.0f\n", (double)n / (took / 1e6));
+        if (strcmp(mode, "starts")) printf("%.2f\n", cpu / (double)n);
+        else printf("%.0f\n", (double)n / (run_backlog(app, n, &w) / 1e6));
     } else {
         return fprintf(stderr, "bench_core: no mode %s\n", mode), 2;
     }

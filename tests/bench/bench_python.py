@@ -1,6 +1,7 @@
 """Measures the Python side through the public API.
 
     bench_python.py noop URL N       one job of N no-op children: tasks a second
+    bench_python.py starts URL N     N jobs that coroutines start at once, nobody serves them: jobs a second
     bench_python.py serve URL        a worker with a Python no-op, until stdin closes
     bench_python.py idle URL SECONDS an idle worker: per cent of one core
     bench_python.py million URL N    one job of N children: tasks/s, then peak RSS in MB of this process
@@ -10,6 +11,7 @@ Prints plain numbers; script/bench makes medians and JSON of them.
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sys
 import time
@@ -38,6 +40,18 @@ def run(n: int) -> float:
     assert pyfan.start(n).result() == n
     return (n + 1) / (time.monotonic() - began)
 
+
+async def start(n: int) -> float:
+    began = time.monotonic()
+    await asyncio.gather(*(pynoop.astart(i) for i in range(n)))
+    return n / (time.monotonic() - began)
+
+
+if mode == "starts":
+    with app.worker():
+        pass  # it said what types there are
+    print(f"{asyncio.run(start(n)):.0f}")
+    sys.exit()
 
 with app.worker(slots=1):
     if mode == "serve":
