@@ -10,6 +10,7 @@ that is created inside a handler is the handler's.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import weakref
 from collections import deque
@@ -275,9 +276,11 @@ class Loop:
             frame.main = self.loop.create_task(_kept(coro))
         finally:
             enter(None)
-        frame.main.add_done_callback(lambda task: self._ended(frame, task))
+        frame.main.add_done_callback(lambda task: self._ended(frame, task, coro))
 
-    def _ended(self, frame: LoopFrame, task: asyncio.Task[Any]) -> None:
+    def _ended(self, frame: LoopFrame, task: asyncio.Task[Any], coro: Any) -> None:
+        if inspect.iscoroutine(coro):
+            coro.close()  # cancelled before its first step, nobody awaited it
         del self._frames[frame.address]
         try:
             what, payload = frame.returned(task.result())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +109,23 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fn: Any, script: Callable[[Core], 
         return [what for _, what in core.committed]
 
     return asyncio.run(main())
+
+
+def test_a_handler_that_is_cancelled_before_its_first_step_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def f() -> None:
+        raise AssertionError("it never begins")
+
+    async def script(core: Core) -> None:
+        core.give(1, _core.CANCEL)
+        while not core.committed:
+            core.changed.clear()
+            await core.changed.wait()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        scripted(monkeypatch, f, script)
+        gc.collect()
+    assert [str(w.message) for w in told] == []
 
 
 def test_an_await_parks(monkeypatch: pytest.MonkeyPatch) -> None:
