@@ -14,7 +14,9 @@
 // ---- gather -----------------------------------------------------------------
 
 // Takes calls of f, `room` children at most. Single ones leave the queue;
-// a range stays at its head until all of it is stored.
+// a range stays at its head until all of it is stored. Where memory ends the
+// rest is for the next turn; false: not even one could be taken, and nothing
+// has changed.
 static bool take_calls(dti_turnbox *box, dti_flight *fl, uint32_t room, dti_acks *redone) {
     dtask_task *f = fl->frame;
     uint32_t pos = 0, cap = 0;
@@ -24,15 +26,16 @@ static bool take_calls(dti_turnbox *box, dti_flight *fl, uint32_t room, dti_acks
         if (fl->npieces == cap) {
             uint32_t more = cap ? cap * 2 : 8;
             dti_piece *p = dti_alloc(&box->mem, more * sizeof *p);
-            if (!p) return false;
+            if (!p) break;
             if (cap) memcpy(p, fl->pieces, cap * sizeof *p);
             fl->pieces = p;
             cap = more;
         }
+        // Never without its ack: the child that it takes the place of would be found again.
+        if (u->redo && !dti_grow(&redone->v, redone->n, &redone->cap, sizeof *redone->v)) break;
         fl->pieces[fl->npieces++] = (dti_piece){u, u->index, pos, count};
         if (u->child && !u->child->batch) u->child->pos = pos;
-        if (u->redo && dti_grow(&redone->v, redone->n, &redone->cap, sizeof *redone->v))
-            redone->v[redone->n++] = (dti_ack){u->redo, true};
+        if (u->redo) redone->v[redone->n++] = (dti_ack){u->redo, true};
         pos += count;
         if (u->range && count < u->n) break; // the rest is for the next turn
         f->unsent = u->next;
@@ -40,7 +43,7 @@ static bool take_calls(dti_turnbox *box, dti_flight *fl, uint32_t room, dti_acks
     }
     box->nchildren += pos;
     fl->whole = !f->unsent;
-    return true;
+    return pos || fl->whole;
 }
 
 static void take_end(dti_turnbox *box, dti_flight *fl, dti_message *m) {

@@ -223,6 +223,16 @@ static void tell_ahead(telling *t, const dti_flight *fl, const dti_wait *a) {
         if (!c->batch) tell_child(t, fl, c, 2);
 }
 
+// To tell a child twice does no harm.
+void dti_wait_untell(dtask_task *f) {
+    for (dtask_child *c = f->kids; c; c = c->next) {
+        c->told = 0;
+        if (c->batch) c->batch->told_seg = c->batch->told_at = 0;
+    }
+    f->tell_wait = f->tell_kid = 0;
+    f->own_told = f->own_told_at = f->own_level = 0;
+}
+
 bool dti_wait_tell(dtask_task *f, const dti_flight *fl, dti_arena *mem, const dti_range **out, uint32_t *out_n) {
     telling t = {.left = DTI_TELL_MAX, .mem = mem};
     bool all = true;
@@ -237,20 +247,13 @@ bool dti_wait_tell(dtask_task *f, const dti_flight *fl, dti_arena *mem, const dt
         if (all && !f->cover) tell_ahead(&t, fl, a);
         if (!all) f->tell_wait--;
     }
-    if (t.failed) return false;
+    if (t.failed) {
+        dti_wait_untell(f);      // what was told so far goes nowhere
+        return false;
+    }
     *out = t.v;
     *out_n = t.n;
     return all;
-}
-
-// To tell a child twice does no harm.
-void dti_wait_untell(dtask_task *f) {
-    for (dtask_child *c = f->kids; c; c = c->next) {
-        c->told = 0;
-        if (c->batch) c->batch->told_seg = c->batch->told_at = 0;
-    }
-    f->tell_wait = f->tell_kid = 0;
-    f->own_told = f->own_told_at = f->own_level = 0;
 }
 
 // ---- what comes back --------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // What a worker does when it gets no more memory: the linker puts this file's
-// mmap64 in the place of the C library's, in the library's objects too.
+// mmap64 and dti_alloc in the place of the others, in the library's objects too.
 #include "worker_rig.h"
 
 #include <sys/mman.h>
@@ -22,6 +22,47 @@ BOTH(worker_memory, no_stack_for_who_waits) {
     int64_t n = 0;
     OK(rig_run(&r, "deep", 40, &n));
     cr_assert_eq(n, 40);
+    cr_assert(refused > 0);
+    rig_close(&r);
+}
+
+// What a turn takes of a task's calls: the list of them grows by doubling, and this is its second growth.
+static atomic_bool scarce;
+
+void *__real_dti_alloc(dti_arena *, size_t);
+void *__wrap_dti_alloc(dti_arena *, size_t);
+void *__wrap_dti_alloc(dti_arena *mem, size_t n) {
+    if (n == 16 * sizeof(dti_piece) && atomic_exchange(&scarce, false)) {
+        refused++;
+        return NULL;
+    }
+    return __real_dti_alloc(mem, n);
+}
+
+static dtask_err three(dtask_task *t, void *arg) {
+    (void)arg;
+    return dtask_done(t, "i", (int64_t)3);
+}
+
+static dtask_err twelve(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *kids[12];
+    int64_t x, sum = 0;
+    dtask_err err = DTASK_OK;
+    scarce = true;
+    for (int i = 0; i < 12 && !err; i++) err = dtask_spawn(t, "three", NULL, &kids[i], "i", (int64_t)i);
+    for (int i = 0; i < 12 && !err; i++)
+        if (!(err = dtask_wait(t, kids[i], -1)) && !(err = dtask_child_result(kids[i], "i", &x))) sum += x;
+    return err ? err : dtask_done(t, "i", sum);
+}
+
+// Calls that a turn had begun to take were lost, and their parent waited for ever.
+BOTH(worker_memory, no_room_for_all_calls_of_a_turn) {
+    rig r;
+    int64_t n = 0;
+    rig_open(&r, scheme, (rig_handler[]){{"twelve", "n:i -> i", twelve}, {"three", "n:i -> i", three}, {0}}, (const char *const[]){"slots", "1", NULL});
+    for (int i = 0; i < 20 && !refused; i++) OK(rig_run(&r, "twelve", i, &n));
+    cr_assert_eq(n, 36);
     cr_assert(refused > 0);
     rig_close(&r);
 }
