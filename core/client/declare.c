@@ -29,8 +29,8 @@ dtask_err dti_type_publish(const dtask_app *app, dti_arena *arena, const dtask_b
     for (const char *p = name.p, *end = p + name.n; p < end;) {
         size_t n = dti_utf8_sign(p, end);
         if (!n || (unsigned char)*p < 32 || *p == 127)
-            return dti_fail(DTASK_EARGS, "The task type's name \"%.200s\" has a byte at place %zu that is no sign of UTF-8 text: leave it out.", name.p,
-                (size_t)(p - name.p) + 1);
+            return dti_fail(DTASK_EARGS, "The task type's name that begins \"%.*s\" has the byte 0x%02x at place %zu, no sign of UTF-8 text: leave it out.",
+                (int)(p - name.p), name.p, (unsigned char)*p, (size_t)(p - name.p) + 1);
         p += n;
     }
     if (memchr(name.p, ' ', name.n) || memchr(name.p, '!', name.n) || memchr(name.p, '@', name.n) || memchr(name.p, '/', name.n))

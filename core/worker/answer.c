@@ -279,7 +279,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
     case DTI_STALE:
     case DTI_GAP:
         if (m->end && m->end != DTI_END_RELEASE)
-            dti_frame_log(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
+            dti_frame_note(f, LOG_WARNING, "the outcome was refused: the attempt belongs to another worker now (ELOST)");
         flight_drop(fl);
         dti_unsent_drop(f);
         dti_frame_lose(f);
@@ -405,7 +405,7 @@ static bool postpone(dtask_worker *w, dtask_task *f) {
     snprintf(why, sizeof why, "this task's mail could not be read within engine_timeout: %s", dtask_err_detail());
     if (!f->unread_since) {
         f->unread_since = now;
-        dti_frame_log(f, LOG_WARNING, "its mail cannot be read, it is tried again");
+        dti_frame_note(f, LOG_WARNING, "its mail cannot be read, it is tried again");
     }
     if (now - f->unread_since < w->app->conf.engine_timeout_us &&
         dti_grow(&l->unread.v, l->unread.n, &l->unread.cap, sizeof *l->unread.v)) {

@@ -535,12 +535,39 @@ void dti_put_task_id(dti_buf *b, const dtask_task *f, uint32_t ord) {
     dti_buf_done(&id);
 }
 
-void dti_frame_log(const dtask_task *f, int level, const char *text) {
+static void log_line(dtask_app *app, int level, const char *job, uint32_t ord_of, const char *type, uint32_t attempt_of, const char *text) {
     char ord[16], attempt[16];
-    snprintf(ord, sizeof ord, "%u", f->ord);
-    snprintf(attempt, sizeof attempt, "%u", f->row.tries + f->row.lost + 1);
-    const char *fields[] = {"dynatask_job", f->id.p, "dynatask_task", ord, "dynatask_type", f->h->name, "dynatask_attempt", attempt, NULL};
-    dti_app_log(f->w->app, level, fields, "%s", text);
+    snprintf(ord, sizeof ord, "%u", ord_of);
+    snprintf(attempt, sizeof attempt, "%u", attempt_of);
+    const char *fields[] = {"dynatask_job", job, "dynatask_task", ord, "dynatask_type", type, "dynatask_attempt", attempt, NULL};
+    dti_app_log(app, level, fields, "%s", text);
+}
+
+void dti_frame_log(const dtask_task *f, int level, const char *text) {
+    log_line(f->w->app, level, f->id.p, f->ord, f->h->name, f->row.tries + f->row.lost + 1, text);
+}
+
+void dti_frame_note(const dtask_task *f, int level, const char *text) {
+    size_t n = strlen(f->id.p) + 1;
+    dti_line *line = malloc(sizeof *line + n);
+    if (!line) return;           // a log is not what a task fails by
+    *line = (dti_line){.next = f->w->lines, .level = level, .ord = f->ord, .attempt = f->row.tries + f->row.lost + 1, .type = f->h->name, .text = text};
+    memcpy(line->job, f->id.p, n);
+    f->w->lines = line;
+}
+
+void dti_lines_log(dtask_app *app, dti_line *last) {
+    dti_line *first = NULL;
+    for (dti_line *next; last; last = next) {
+        next = last->next;
+        last->next = first;
+        first = last;
+    }
+    for (dti_line *next; first; first = next) {
+        next = first->next;
+        log_line(app, first->level, first->job, first->ord, first->type, first->attempt, first->text);
+        free(first);
+    }
 }
 
 dtask_err dti_frame_broken(const dtask_task *f) {

@@ -282,8 +282,8 @@ static void set_aside(dtask_worker *w, int64_t now) {
 static void drain_begin(dtask_worker *w, int64_t now) {
     w->stopping = true;
     w->grace_at = now + (int64_t)w->grace_ms * 1000;
-    dti_app_log(w->app, LOG_INFO, NULL, "the worker drains: it begins nothing more; handlers that run: %u, for at most %d ms", w->executing,
-        w->grace_ms);
+    w->drains_with = w->executing;
+    w->say_drains = true;
     for (int pool = 0; pool < DTI_POOLS; pool++)
         for (dtask_task *f; (f = dti_queue_pop(&w->ready[pool]));) dti_frame_give_back(f);
     dti_queue woken = {0};
@@ -360,6 +360,7 @@ static void new_life(io *t) {
         pthread_mutex_lock(&w->lock);
         dti_worker_fail(w, DTASK_EENGINE, dtask_err_detail());
         pthread_mutex_unlock(&w->lock);
+        dti_worker_say(w);
         t->left = true;
         return;
     }
@@ -390,9 +391,11 @@ static bool send_again(io *t, dtask_err err) {
         if (!done) dti_worker_fail(w, err, why);
         t->left = !done;
         pthread_mutex_unlock(&w->lock);
+        dti_worker_say(w);
         return false;
     }
     pthread_mutex_unlock(&w->lock);
+    dti_worker_say(w);
     if (now - t->link->alive_at > w->conf.lease_us) {
         fence(t, "no turn went well for a whole lease");
         return false;
@@ -563,8 +566,10 @@ static bool io_round(io *t) {
     l->io_sleeps = l->restless = false;
     if (stage(t, now) || t->left) {
         pthread_mutex_unlock(&w->lock);
+        dti_worker_say(w);
         return false;
     }
+    bool unsaid = w->say_end || w->say_drains || w->lines;
     if (now >= t->next_look && w->nlive < 2) dry_none(l); // of several, the one that looks asks for all
     bool sweep = now >= t->next_sweep || (now >= t->next_look && w->nlive > 1); // of several, it goes with the look
     if (l->due_at) {             // something that we caused is due, maybe before the sweep says
@@ -594,6 +599,7 @@ static bool io_round(io *t) {
         for (size_t i = 0; i < w->nhandlers; i++) l->restless |= !w->handlers[i]->absent && !w->handlers[i]->off && !l->of[i].dry;
     }
     pthread_mutex_unlock(&w->lock);
+    if (unsaid) dti_worker_say(w);
 
     if (turn) {
         // Likely the last before sleep: whatever comes from here on rings.
@@ -641,6 +647,9 @@ void *dti_io_main(void *arg) {
     l->bell = NULL;
     dti_link_drain(l, false);
     if (!t) dti_worker_fail(w, DTASK_ENOMEM, "no memory for the worker's I/O thread");
+    pthread_mutex_unlock(&w->lock);
+    dti_worker_say(w);           // the last of it before it has ended
+    pthread_mutex_lock(&w->lock);
     w->ended = !--w->nlive;
     for (unsigned i = 0; i < w->nlinks; i++) dti_io_ring(&w->links[i]); // what kept this one may have kept them
     pthread_cond_broadcast(&w->moved);

@@ -113,9 +113,10 @@ dtask_err dtask_b_plugin(const char *name, const dtask_plugin_v1 **out) {
 }
 
 dtask_err dtask_worker_load(dtask_worker *worker, const char *name) {
-    if (!worker || !name) return dti_fail(DTASK_EARGS, "dtask_worker_load needs a worker and a file.");
     const dtask_plugin_v1 *plugin;
-    dtask_err err = dtask_b_plugin(name, &plugin);
+    dtask_err err = dti_worker_check(worker);
+    if (!err && !name) err = dti_fail(DTASK_EARGS, "dtask_worker_load needs a file.");
+    if (!err) err = dtask_b_plugin(name, &plugin);
     if (err) return err;
     for (const dtask_handler_v1 *h = plugin->handlers; !err && h->type; h++)
         err = dtask_worker_add(worker, h->type, h->signature, h->fn, NULL);

@@ -62,6 +62,7 @@ void dti_worker_gone(dtask_worker *w) {
     dti_fibers_free(w);
     links_free(w);
     pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->making);
     pthread_cond_destroy(&w->work);
     pthread_cond_destroy(&w->moved);
     dti_app_drop(w->app);
@@ -81,8 +82,22 @@ void dti_worker_fail(dtask_worker *w, dtask_err err, const char *text) {
     w->why = err;
     snprintf(w->why_text, sizeof w->why_text, "%s", text);
     atomic_fetch_add(&w->stops, 2);
-    dti_app_log(w->app, LOG_ERR, NULL, "the worker ends: %s: %s", dtask_err_name(err), text);
+    w->say_end = true;
     for (unsigned i = 0; i < w->nlinks; i++) dti_io_ring(&w->links[i]);
+}
+
+void dti_worker_say(dtask_worker *w) {
+    pthread_mutex_lock(&w->lock);
+    bool end = w->say_end, drains = w->say_drains;
+    dti_line *lines = w->lines;
+    w->say_end = w->say_drains = false;
+    w->lines = NULL;
+    pthread_mutex_unlock(&w->lock);
+    dti_lines_log(w->app, lines);
+    if (end) dti_app_log(w->app, LOG_ERR, NULL, "the worker ends: %s: %s", dtask_err_name(w->why), w->why_text);
+    if (drains)
+        dti_app_log(w->app, LOG_INFO, NULL, "the worker drains: it begins nothing more; handlers that run: %u, for at most %d ms",
+            w->drains_with, w->grace_ms);
 }
 
 dtask_err dti_worker_check(const dtask_worker *w) {
@@ -108,6 +123,11 @@ dtask_err dtask_worker_new(dtask_app *app, const char *const *opts, dtask_worker
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&w->lock, NULL);
+    pthread_mutexattr_t again;
+    pthread_mutexattr_init(&again);
+    pthread_mutexattr_settype(&again, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&w->making, &again);
+    pthread_mutexattr_destroy(&again);
     pthread_cond_init(&w->work, NULL);
     pthread_cond_init(&w->moved, &attr);
     pthread_condattr_destroy(&attr);
@@ -166,9 +186,8 @@ static dtask_err handler_fill(dti_handler *h, const dtask_b_type *type, const dt
     return DTASK_OK;
 }
 
-dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkind pool, dtask_fn *fn, void *arg, dti_handler **out) {
-    dtask_err err = dti_worker_check(w);
-    if (err) return err;
+static dtask_err handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkind pool, dtask_fn *fn, void *arg, dti_handler **out) {
+    dtask_err err;
     if (w->started) return dti_fail(DTASK_EUSAGE, "handlers are added before the worker starts");
     dti_handler *h = handler_find(w, type->name);
     if (h && !h->absent) return dti_fail(DTASK_ECONFLICT, "the type %s has a handler in this worker already", type->name);
@@ -201,10 +220,21 @@ dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkin
     return DTASK_OK;
 }
 
+dtask_err dti_handler_add(dtask_worker *w, const dtask_b_type *type, dti_poolkind pool, dtask_fn *fn, void *arg, dti_handler **out) {
+    dtask_err err = dti_worker_check(w);
+    if (err) return err;
+    pthread_mutex_lock(&w->making);
+    err = handler_add(w, type, pool, fn, arg, out);
+    pthread_mutex_unlock(&w->making);
+    return err;
+}
+
 int dtask_b_serves(dtask_worker *w, const char *type) {
-    for (size_t i = 0; i < w->nhandlers; i++)
-        if (!strcmp(w->handlers[i]->name, type)) return !w->handlers[i]->off && !w->handlers[i]->absent;
-    return 0;
+    pthread_mutex_lock(&w->making);
+    const dti_handler *h = handler_find(w, type);
+    bool serves = h && !h->off && !h->absent;
+    pthread_mutex_unlock(&w->making);
+    return serves;
 }
 
 dtask_err dti_handler_name_check(const char *type) {
@@ -212,8 +242,9 @@ dtask_err dti_handler_name_check(const char *type) {
 }
 
 dtask_err dtask_worker_add(dtask_worker *w, const char *type, const char *signature, dtask_fn *fn, void *arg) {
-    if (!type || !fn) return dti_fail(DTASK_EARGS, "a handler needs a type's name and a function");
-    dtask_err err = dti_handler_name_check(type);
+    dtask_err err = dti_worker_check(w);
+    if (!err && (!type || !fn)) err = dti_fail(DTASK_EARGS, "a handler needs a type's name and a function");
+    if (!err) err = dti_handler_name_check(type);
     if (err) return err;
     dtask_b_type t = {.name = type, .signature = signature};
     // What is not said about a C type is that it is C.
@@ -275,9 +306,8 @@ static dtask_err callback_add(dtask_worker *w, uint32_t listener, uint32_t subje
     return DTASK_OK;
 }
 
-dtask_err dtask_b_on_complete(dtask_worker *w, uint32_t index, const char *const *roots, size_t n) {
-    dtask_err err = dti_app_check(w->app);
-    if (err) return err;
+static dtask_err on_complete(dtask_worker *w, uint32_t index, const char *const *roots, size_t n) {
+    dtask_err err = DTASK_OK;
     if (w->started) return dti_fail(DTASK_EUSAGE, "callbacks are added before the worker starts");
     if (index >= w->nhandlers) return dti_fail(DTASK_EARGS, "there is no handler %u", index);
     if (!n) return callback_add(w, index, UINT32_MAX);
@@ -286,6 +316,15 @@ dtask_err dtask_b_on_complete(dtask_worker *w, uint32_t index, const char *const
         err = subject_of(w, roots[i], &subject);
         if (!err) err = callback_add(w, index, subject);
     }
+    return err;
+}
+
+dtask_err dtask_b_on_complete(dtask_worker *w, uint32_t index, const char *const *roots, size_t n) {
+    dtask_err err = dti_app_check(w->app);
+    if (err) return err;
+    pthread_mutex_lock(&w->making);
+    err = on_complete(w, index, roots, n);
+    pthread_mutex_unlock(&w->making);
     return err;
 }
 
@@ -310,7 +349,9 @@ static dtask_err run_callback(dtask_task *f, void *arg) {
 }
 
 dtask_err dtask_worker_on_complete(dtask_worker *w, const char *root_type, dtask_job_fn *fn, void *arg) {
-    if (!fn) return dti_fail(DTASK_EARGS, "a callback needs a function");
+    dtask_err err = dti_worker_check(w);
+    if (!err && !fn) err = dti_fail(DTASK_EARGS, "a callback needs a function");
+    if (err) return err;
     char name[256];
     snprintf(name, sizeof name, "%s.on_complete", root_type ? root_type : "any");
     job_callback *c = malloc(sizeof *c);
@@ -318,13 +359,13 @@ dtask_err dtask_worker_on_complete(dtask_worker *w, const char *root_type, dtask
     *c = (job_callback){fn, arg, w};
     dti_handler *h = NULL;
     dtask_b_type t = {.name = name, .version = 1};
-    dtask_err err = dti_handler_add(w, &t, DTI_POOL_C, run_callback, c, &h);
-    if (err) {
-        free(c);
-        return err;
-    }
-    h->owns_arg = true;
-    return dtask_b_on_complete(w, h->index, root_type ? &root_type : NULL, root_type ? 1 : 0);
+    pthread_mutex_lock(&w->making); // no start between the two
+    err = dti_handler_add(w, &t, DTI_POOL_C, run_callback, c, &h);
+    if (err) free(c);
+    else h->owns_arg = true;
+    if (!err) err = dtask_b_on_complete(w, h->index, root_type ? &root_type : NULL, root_type ? 1 : 0);
+    pthread_mutex_unlock(&w->making);
+    return err;
 }
 
 // ---- an incarnation ------------------------------------------------------------------------
@@ -541,9 +582,8 @@ static void join(dtask_worker *w) {
         if (w->links[i].running) pthread_join(w->links[i].io, NULL);
 }
 
-dtask_err dtask_worker_start(dtask_worker *w) {
-    dtask_err err = dti_worker_check(w);
-    if (err) return err;
+static dtask_err start(dtask_worker *w) {
+    dtask_err err;
     if (w->started) return dti_fail(DTASK_EUSAGE, "the worker has started already");
     err = check_types(w);
     if (!err) err = links_begin(w);
@@ -581,10 +621,23 @@ dtask_err dtask_worker_start(dtask_worker *w) {
     return dti_fail(DTASK_ENOMEM, "no thread can be made for the worker: %s", strerror(failed));
 }
 
+dtask_err dtask_worker_start(dtask_worker *w) {
+    dtask_err err = dti_worker_check(w);
+    if (err) return err;
+    pthread_mutex_lock(&w->making);
+    err = start(w);
+    pthread_mutex_unlock(&w->making);
+    return err;
+}
+
 dtask_err dtask_worker_run(dtask_worker *w) {
     const dtask_task *f = dti_pool_runs();
     if (w && f && f->w == w) return dti_fail(DTASK_EDEADLOCK, "A handler cannot wait for the end of the worker that runs it: call dtask_worker_stop.");
-    dtask_err err = w && w->started ? dti_app_check(w->app) : dtask_worker_start(w);
+    dtask_err err = dti_worker_check(w);
+    if (err) return err;
+    pthread_mutex_lock(&w->making);
+    if (!w->started) err = start(w);
+    pthread_mutex_unlock(&w->making);
     if (err) return err;
     join(w);
     return w->why ? dti_fail(w->why, "%s", w->why_text) : DTASK_OK;
@@ -610,10 +663,10 @@ void dtask_worker_free(dtask_worker *w) {
     if (!w) return;
     if (dti_worker_forked(w)) return;
     if (w->started) {
-        if (!w->ended) {
-            dtask_worker_stop(w, 0);
-            dtask_worker_stop(w, 0);
-        }
+        pthread_mutex_lock(&w->lock);
+        bool ended = w->ended;
+        pthread_mutex_unlock(&w->lock);
+        for (int i = 0; !ended && i < 2; i++) dtask_worker_stop(w, 0);
         join(w);
     }
     dti_worker_drop(w);

@@ -108,6 +108,7 @@ typedef struct {
 } dti_wait;
 
 typedef struct { uint32_t first, count; } dti_span; // ords
+typedef struct dti_line { struct dti_line *next; int level; uint32_t ord, attempt; const char *type, *text; char job[]; } dti_line; // of the log
 typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad, loaded; dti_buf end; } dti_given;
 typedef struct { dtask_child *child; uint32_t use, next; } dti_handle; // next: a free one's
 typedef struct { dtask_err err; char *text; dti_buf map; } dti_fallen; // text: the detail that came with it
@@ -308,7 +309,12 @@ struct dtask_worker {
     unsigned nlive;              // of their threads
     uint64_t turns;              // for dti_link.turn
 
-    bool started, stopping, hard, ended, joined;
+    pthread_mutex_t making;      // recursive, taken before lock: handlers, callbacks, start; once started they do not change
+    atomic_bool started;
+    bool stopping, hard, ended, joined;
+    bool say_end, say_drains;    // to be logged by dti_worker_say..
+    dti_line *lines;             // ..and of frames, the last first
+    unsigned drains_with;        // handlers that ran as it began to
     atomic_int stops, grace_ms;
     int64_t grace_at;            // monotonic
     dtask_err why; char why_text[512];
@@ -343,6 +349,8 @@ void dti_worker_hold(dtask_worker *);
 void dti_worker_drop(dtask_worker *);
 void dti_worker_gone(dtask_worker *);        // its last holder has dropped it
 bool dti_worker_forked(const dtask_worker *); // this is the copy in a child process
+// What dti_worker_fail and the drain left to be logged: a log function is never called under lock.
+void dti_worker_say(dtask_worker *);
 void dti_worker_fail(dtask_worker *, dtask_err, const char *text); // L: it ends at once, for this reason
 
 // io.c
@@ -402,7 +410,9 @@ bool dti_frame_droppable(const dtask_task *); // L, or its handler: it may run a
 void dti_frame_give_back(dtask_task *);      // L: not begun: another may have it
 void dti_frame_expired(dtask_task *);        // L: outran its `timeout`
 void dti_put_task_id(dti_buf *, const dtask_task *, uint32_t ord); // "job/ord" as msgpack
-void dti_frame_log(const dtask_task *, int syslog_level, const char *text);
+void dti_frame_log(const dtask_task *, int syslog_level, const char *text); // not under lock
+void dti_lines_log(dtask_app *, dti_line *last); // and frees them
+void dti_frame_note(const dtask_task *, int syslog_level, const char *text); // L: the same later; the text stays
 dtask_err dti_frame_check(dtask_task *);     // before a call of its handler: ELOST, EUSAGE, EENGINE
 // Before a C handler's call, first of all: that this thread runs the task's
 // handler, in the process that claimed it. A pointer to a task that is gone

@@ -184,6 +184,35 @@ static dtask_worker *worker(dtask_app *app, int kind, const char *max_parked) {
     return w;
 }
 
+// ---- one worker that several threads make and run ---------------------------------------
+
+static void *makes(void *arg) {
+    char name[16];
+    for (int i = 0; i < 50; i++) {
+        snprintf(name, sizeof name, "t%d", i);
+        dtask_err err = dtask_worker_add(arg, name, NULL, add, NULL);
+        CHECK(!err || err == DTASK_ECONFLICT || err == DTASK_EUSAGE); // added by the other; started
+        dtask_b_serves(arg, name);
+    }
+    return NULL;
+}
+
+static void *runs(void *arg) {
+    CHECK(!dtask_worker_run(arg));
+    return NULL;
+}
+
+static void make_together(dtask_app *app) {
+    dtask_worker *w;
+    pthread_t threads[4];
+    CHECK(!dtask_worker_new(app, NULL, &w));
+    for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, i % 2 ? runs : makes, w);
+    usleep(1000);
+    dtask_worker_stop(w, 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    dtask_worker_free(w);
+}
+
 static void *client(void *arg) {
     dtask_app *app = arg;
     dtask_job *job, *doomed;
@@ -239,6 +268,7 @@ int main(int argc, char **argv) {
     dti_engine_ops ops = *real;
     ops.call = flaky_call;
     app->engine->ops = &ops;
+    for (int i = 0; i < 5; i++) make_together(app);
     for (int round = 0; round < rounds; round++) {
         flaky = round % 3 > 1;
         dtask_worker *a = worker(app, DTASK_B_THREAD, "10000"), *b = worker(app, DTASK_B_LOOP, "5");
