@@ -61,6 +61,8 @@ static void piece_answered(dtask_task *f, dti_piece *p, const dti_answer *a, nam
             dti_batch_add(c, p->at + i, ord, 1);
         } else if (c) {
             dti_child_ord(c, ord);
+        } else if (!u->range) {
+            dti_joined_unheld(f, &u->call, ord);
         }
     }
     if (!u->range) {

@@ -271,6 +271,7 @@ static void give(dtask_task *f, const dti_mail *m) {
     g->ord = m->ord;
     g->bad = m->bad || m->state == DTI_FAILED;
     g->loaded = !dti_mail_unsaid(m);
+    g->unique = m->state == DTI_SKIPPED && m->reason == DTI_R_UNIQUE;
     dtask_str result = {0};
     g->code = dti_mail_end(&g->end, f->id, m, &result);
     if (!g->code) {

@@ -174,6 +174,7 @@ void dti_frame_rest(dtask_task *f) {
     free(f->acks_sent.v);
     free(f->waits);
     free(f->own);
+    free(f->joins);
     free(f->keyed);
     free(f->seen);
     free(f->broken);

@@ -193,6 +193,8 @@ static dtask_err match_or_queue(dtask_task *f, dti_unsent *u, dtask_child *child
         } else if (child) {
             ok = ok && dti_child_ord(child, found.ord);
             if (ok && found.done) dti_child_known(child, found.bad);
+        } else {
+            dti_joined_unheld(f, &u->call, found.ord);
         }
         dti_unsent_free(u);
         pthread_mutex_unlock(&w->lock);

@@ -21,6 +21,24 @@ void dti_joined_spec(dtask_child *c, const dti_new *n) {
         if (n->keys[i].kind == DTI_KEY_UNIQUE) c->over = n->keys[i].over;
 }
 
+void dti_joined_unheld(dtask_task *f, const dti_new *n, uint32_t ord) {
+    dtask_child c = {0};
+    dti_joined_spec(&c, n);
+    if (c.over != DTI_OVER_JOIN) return;
+    dti_span *last = f->njoins ? &f->joins[f->njoins - 1] : NULL;
+    if (last && last->first + last->count == ord) last->count++;
+    else if (dti_grow(&f->joins, f->njoins, &f->cjoins, sizeof *f->joins)) f->joins[f->njoins++] = (dti_span){ord, 1};
+}
+
+uint8_t dti_joined_over(const dtask_task *f, uint32_t ord) {
+    for (const dtask_child *c = f->batches; c; c = c->batch->next)
+        for (size_t i = 0; i < c->batch->nsegs; i++)
+            if (ord - c->batch->segs[i].ord < c->batch->segs[i].count) return c->over;
+    for (size_t i = 0; i < f->njoins; i++)
+        if (ord - f->joins[i].first < f->joins[i].count) return DTI_OVER_JOIN;
+    return 0;
+}
+
 dtask_err dti_joined_not_ours(const char *id) {
     return dti_fail(DTASK_EDEADLOCK, "%s was joined by its unique key: it is another call's task, not complete, and no child to wait for",
         id);

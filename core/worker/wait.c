@@ -426,7 +426,11 @@ dtask_err dtask_next(dtask_task *f, int ms, dtask_child **out) {
         if (c) {
             f->given = g->next;
             if (!f->given) f->given_last = NULL;
-            if (!c->loaded) {
+            if (g->unique && !c->over) c->over = dti_joined_over(f, g->ord);
+            if (c->joined || (g->unique && c->over == DTI_OVER_JOIN)) { // the other's end is read when it is asked for
+                dti_child_known(c, false);
+                dti_buf_done(&g->end);
+            } else if (!c->loaded) {
                 dti_child_known(c, g->bad);
                 c->loaded = g->loaded;
                 c->code = g->code;

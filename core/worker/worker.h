@@ -109,7 +109,7 @@ typedef struct {
 
 typedef struct { uint32_t first, count; } dti_span; // ords
 typedef struct dti_line { struct dti_line *next; int level; uint32_t ord, attempt; const char *type, *text; char job[]; } dti_line; // of the log
-typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad, loaded; dti_buf end; } dti_given;
+typedef struct dti_given { struct dti_given *next; uint32_t ord; dtask_err code; bool bad, loaded, unique; dti_buf end; } dti_given; // unique: skipped for an equal one
 typedef struct { dtask_child *child; uint32_t use, next; } dti_handle; // next: a free one's
 typedef struct { dtask_err err; char *text; dti_buf map; } dti_fallen; // text: the detail that came with it
 typedef struct { uint64_t key[2], call[2]; dtask_child *child; } dti_keyed;
@@ -177,6 +177,7 @@ struct dtask_task {
     uint64_t nspawned, ndone;        // children of this run; known complete
     dti_match *match;            // a re-run
     dti_span *own; size_t nown, cown; // ords of this run's children
+    dti_span *joins; size_t njoins, cjoins; // ..that have no handle, and stand for an equal task if they were joined (unique)
     dti_keyed *keyed; size_t nkeyed, ckeyed; // calls with a key, in this run
 
     // waits
@@ -459,6 +460,8 @@ dtask_err dti_read_op(dtask_task *, dti_arena *, dti_op *); // one read of the e
 
 // ---- calls that were there by their unique key (unique.c) ----
 void dti_joined_spec(dtask_child *, const dti_new *); // its call; child or batch, or NULL
+void dti_joined_unheld(dtask_task *, const dti_new *, uint32_t ord); // L: the same of a child without a handle
+uint8_t dti_joined_over(const dtask_task *, uint32_t ord); // L: DTI_OVER_.. of a child that has none yet
 dtask_str dti_joined_id(const dtask_child *, const dti_mail *); // it ended so: the task that it stands for, or empty
 bool dti_joined_take(dtask_child *, const dti_mail *); // L: it stands for another task, from now on
 dtask_err dti_joined_read(dtask_child *, dtask_str id, dti_arena *, dti_taskview *out); // EDEADLOCK: not complete

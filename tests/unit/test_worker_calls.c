@@ -358,3 +358,41 @@ BOTH(worker_calls, misuse_is_named) {
     cr_assert_eq(n, 0);
     rig_close(&r);
 }
+
+// What dtask_next gives for a call that joined a task of the app: that task's end, whether there is a handle or not.
+static dtask_err ten_times(dtask_task *t, void *arg) {
+    (void)arg;
+    int64_t n;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    return err ? err : dtask_done(t, "i", n * 10);
+}
+
+static dtask_err next_of_joined(dtask_task *t, void *arg) {
+    (void)arg;
+    static const char *const kept = "key=* keep=1h", *const dropped = "key=* keep=1h over=drop";
+    int64_t n, x = 0;
+    dtask_child *c, *held;
+    dtask_err err = dtask_args(t, "n:i", &n);
+    if (!err) err = dtask_spawn(t, "ten_times", DTASK_OPTS("unique", kept, "key", "held"), &held, "i", n);
+    if (!err) err = dtask_next(t, -1, &c);
+    if (err || (err = dtask_child_result(c, "i", &x)) || x != 10 * n) return dtask_fail(t, err ? err : DTASK_EFATAL, "held: %s", dtask_err_detail());
+    err = dtask_spawn(t, "ten_times", DTASK_OPTS("unique", kept, "key", "not held"), NULL, "i", n);
+    if (!err) err = dtask_next(t, -1, &c);
+    x = 0;
+    if (err || (err = dtask_child_result(c, "i", &x)) || x != 10 * n) return dtask_fail(t, err ? err : DTASK_EFATAL, "not held: %s", dtask_err_detail());
+    err = dtask_spawn(t, "ten_times", DTASK_OPTS("unique", dropped, "key", "dropped"), NULL, "i", n);
+    if (!err) err = dtask_next(t, -1, &c);
+    if (err || (err = dtask_child_result(c, "i", &x)) != DTASK_ESKIPPED) return dtask_fail(t, DTASK_EFATAL, "dropped: %s", dtask_err_name(err));
+    return dtask_next(t, -1, &c) == DTASK_ENOTFOUND ? dtask_done(t, "i", x) : dtask_fail(t, DTASK_EFATAL, "one more");
+}
+
+BOTH(worker_calls, next_of_joined_calls) {
+    rig r;
+    int64_t n = 0;
+    rig_open(&r, scheme, (rig_handler[]){{"ten_times", "n:i -> i", ten_times}, {"next_of_joined", "n:i -> i", next_of_joined}, {0}}, ONE);
+    dtask_job *first = rig_job(&r, "ten_times", DTASK_OPTS("unique", "key=* keep=1h"), 4);
+    OK(rig_end(first, &n));
+    OK(rig_run(&r, "next_of_joined", 4, &n));
+    cr_assert_eq(n, 40);
+    rig_close(&r);
+}
