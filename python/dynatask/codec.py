@@ -115,7 +115,7 @@ class Codec:
             data = value._portable()
             return msgspec.msgpack.Ext(EXT_HANDLE, data.encode()) if isinstance(data, str) else data
         if isinstance(value, Output):
-            raise TypeError("an output stands for a result only in the arguments of spawn and then")
+            raise TypeError("an output stands for a result only in the arguments of spawn, map, starmap and then: elsewhere give what result() returns")
         if _is_model(type(value)):
             return cast("Any", value).model_dump(by_alias=True, round_trip=True)
         raise TypeError(f"no encoding for {type(value).__qualname__}")
@@ -328,9 +328,9 @@ class Shape:
             return data, b""
         return self._pack_any(values, number)
 
-    def pack_alone(self, values: list[Any]) -> bytes:
-        """The array, in a form that equal calls share though their sets come in another order. As pack, without outputs."""
-        data, known = self.pack(values)
+    def pack_alone(self, values: list[Any], number: Callable[[Output], int] | None = None) -> bytes:
+        """The array, in a form that equal calls share though their sets come in another order. As pack."""
+        data, known = self.pack(values, number)
         return known if known and _has_set(values) else data
 
     def _pack_any(self, values: list[Any], number: Callable[[Output], int] | None) -> tuple[bytes, bytes]:
@@ -367,10 +367,12 @@ class Shape:
         return data, b"" if ordered == data else ordered
 
     def common(self, first: object, rest: Mapping[str, Any]) -> list[bytes] | None:
-        """The arguments after the first, encoded one by one, for calls that differ in an int there. None: it takes none."""
+        """The arguments after the first, encoded one by one, for calls that differ in an int there. None: it takes none, or others are outputs."""
         if not self._npositional or self._star or self.types[0] not in (int, Any):
             return None
         values = self.bind((first,), rest)
+        if any(isinstance(v, Output) for v in values):
+            return None
         self.pack(list(values))
         return [self.codec.encode(v, f"{self.name}(): an argument") for v in values[1:]]
 

@@ -239,7 +239,7 @@ class Task(_One[R_co]):
     def output(self) -> R_co:
         """Stands for the result in the arguments of a sibling's call, which then comes after this one.
 
-        Not the result: it is good for nothing but spawn and then.
+        Not the result: it is good for nothing but spawn, map, starmap and then.
         """
         return cast("R_co", Output(self))
 
@@ -330,18 +330,20 @@ class Batch(Handle[list[R]], Sequence["Task[R]"]):
         self._frame = frame
         self._parts = parts
         self._call = call
-        self._tasks: list[Task[R]] | None = None  # of a batch that came as an argument
+        self._tasks: list[Task[R]] | None = None  # of a batch that came as an argument, or whose calls took outputs
         self._size = sum(n for _, n in parts)
 
     @classmethod
     def _adopt(cls, value: object, codec: Codec, arguments: tuple[Any, ...]) -> object:
         tasks = cast("list[Any]", value) if isinstance(value, list) else [value]
-        batch: Batch[Any] = cls.__new__(cls)
-        batch._parts = []
-        batch._tasks = [cast("Task[Any]", Task._adopt(t, codec, arguments)) for t in tasks]
-        batch._size = len(tasks)
-        if tasks:
-            batch._app = batch._tasks[0]._app
+        own = [cast("Task[Any]", Task._adopt(t, codec, arguments)) for t in tasks]
+        return cls.of(cast("App", own[0]._app if own else None), own)
+
+    @classmethod
+    def of(cls, app: App, tasks: list[Task[R]]) -> Batch[R]:
+        """Of tasks that have handles of their own."""
+        batch: Batch[R] = cls.__new__(cls)
+        batch._app, batch._parts, batch._tasks, batch._size = app, [], tasks, len(tasks)
         return batch
 
     def __del__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from . import _core
@@ -131,17 +130,8 @@ class TaskType(Generic[P, R]):
         NotInTask: no handler runs here. NotFound: nobody ever named the type.
         """
         frame = here("spawn")
-        core, how = self._core, self._how
-        core.app.known(core)
-        shape = core.shape
-        deps = _Deps(frame, how.after)
-        args, hashed = shape.pack(shape.bind(a, k), deps.number)
-        child = _core.spawn(frame.task, how.call, args, hashed, deps.pointers)
-        task: Task[R] = Task(
-            core.app, shape.result_decoder, frame=frame, child=child, call=b"%b\0%b" % (core.name.encode(), hashed or args)
-        )
-        joined(frame, task)
-        return task
+        self._core.app.known(self._core)
+        return self._spawn(frame, self._core.shape.bind(a, k))
 
     def map(self: TaskType[Concatenate[A, ...], R], items: Iterable[A], **common: Any) -> Batch[R]:
         """One child for each item, which is its first argument; `common` are arguments of all. As spawn.
@@ -225,6 +215,18 @@ class TaskType(Generic[P, R]):
         may_fail = self._how.options.get("may_fail", False)
         return Job(core.app, core.shape.gaps_decoder if may_fail else core.shape.list_decoder, job.id, job)
 
+    def _spawn(self, frame: Frame, values: list[Any]) -> Task[R]:
+        core, how = self._core, self._how
+        shape = core.shape
+        deps = _Deps(frame, how.after)
+        args, hashed = shape.pack(values, deps.number)
+        child = _core.spawn(frame.task, how.call, args, hashed, deps.pointers)
+        task: Task[R] = Task(
+            core.app, shape.result_decoder, frame=frame, child=child, call=b"%b\0%b" % (core.name.encode(), hashed or args)
+        )
+        joined(frame, task)
+        return task
+
     def _map_range(self, items: range, common: dict[str, Any]) -> Batch[R] | None:
         """Its children, made by the core; None: the first parameter takes no int, or calls differ in more."""
         core, how = self._core, self._how
@@ -240,20 +242,49 @@ class TaskType(Generic[P, R]):
         return self._batch(frame, [(child, len(items))], b"%b\0range %d" % (core.name.encode(), items.start))
 
     def _spawn_all(self, items: Iterable[tuple[Any, ...]], common: dict[str, Any]) -> Batch[R]:
+        """By the chunk; a call with outputs has siblings of its own to come after, and is spawned alone."""
         frame = here("map")
         core, how = self._core, self._how
         core.app.known(core)
         shape = core.shape
         parts: list[tuple[ChildPtr, int]] = []
+        tasks: list[Task[R]] = []  # those before parts
         known = blake2b(core.name.encode(), digest_size=16)
-        every = iter(items)
         deps = _Deps(frame, how.after)
-        while chunk := [shape.pack_alone(shape.bind(tuple(item), common)) for item in islice(every, _CHUNK)]:
-            child = _core.spawn_many(frame.task, how.call, chunk, deps.pointers)
-            parts.append((child, len(chunk)))
-            for args in chunk:
-                known.update(args)
-        return self._batch(frame, parts, known.digest())
+        outputs: list[Output] = []
+        chunk: list[bytes] = []
+
+        def found(output: Output) -> int:
+            outputs.append(output)
+            return 0
+
+        def flush() -> None:
+            if chunk:
+                parts.append((_core.spawn_many(frame.task, how.call, chunk, deps.pointers), len(chunk)))
+                chunk.clear()
+
+        for item in items:
+            values = shape.bind(tuple(item), common)
+            args = shape.pack_alone(values, found)
+            if outputs:
+                outputs.clear()
+                flush()
+                if parts:
+                    tasks += self._batch(frame, parts, known.digest())
+                    parts = []
+                tasks.append(self._spawn(frame, values))
+                known.update(tasks[-1]._identity())
+                continue
+            known.update(args)
+            chunk.append(args)
+            if len(chunk) == _CHUNK:
+                flush()
+        flush()
+        if not tasks:
+            return self._batch(frame, parts, known.digest())
+        if parts:
+            tasks += self._batch(frame, parts, known.digest())
+        return Batch[R].of(core.app, tasks)
 
     def _batch(self, frame: Frame, parts: list[tuple[ChildPtr, int]], call: bytes) -> Batch[R]:
         shape = self._core.shape
