@@ -281,3 +281,23 @@ def test_the_store_is_killed(new_kafka: NewKafka, new_redis: NewRedis, run: Call
         redis.start()
 
     run(url_of(kafka, redis), fault)
+
+
+def test_watch_waits_until_a_job_is_taken_in(shared_kafka: Kafka, shared_redis: Redis) -> None:
+    url = url_of(shared_kafka, shared_redis)
+    app = App("watched", url)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    with app.worker():
+        assert echo.start(1).result(timeout=30) == 1  # its topic is there
+    job = echo.start(2)
+    watch = [sys.executable, "-m", "dynatask", "watch", job.id, "-a", "watched", "--url", url]
+    none = subprocess.run([*watch, "--timeout", "0"], capture_output=True, text=True)
+    assert none.returncode == 3 and "lies in Kafka until a worker of its type comes" in none.stderr
+    watching = subprocess.Popen(watch, stdout=subprocess.PIPE, text=True)
+    with app.worker():
+        assert watching.communicate(timeout=60)[0].splitlines()[0].startswith(f"{job.id} echo")
+    assert watching.returncode == 0

@@ -291,10 +291,12 @@ def watch(id: str, timeout: float | None, depth: int, as_json: bool, app_spec: s
 
     Siblings of one type are one line. `done` counts what is known so far: a job may grow. Ctrl-C leaves the job alone.
     """
-    from . import read
+    from . import read, target
     from . import watch as watching
 
     app = open_shared(app_spec, url)
+    if target.address(app)[0].startswith("kafka:"):
+        read.until_taken_in(app, whole(id), timeout)
     job = read.job(app, whole(id))
     try:
         info = watching.as_json(job, timeout) if as_json else watching.watch(app, job, timeout, depth)[0]

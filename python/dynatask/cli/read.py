@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from dynatask import App, Job, JobInfo, TaskInfo, TaskType
+from dynatask import App, Job, JobInfo, NotFound, TaskInfo, TaskType
 
 from . import target
 from .failures import NOT_FOUND, Failure
 from .merged import Reader, Row
+
+TAKEN_IN, LOOK = 10.0, 0.05  # seconds that a job may lie in Kafka before it is called missing; between looks
 
 
 class WorkerRow(NamedTuple):
@@ -72,6 +74,20 @@ def jobs(app: App, query: str, limit: int) -> Jobs:
     """The newest that fit."""
     found, cut = app._jobs(query, limit + 1)
     return Jobs(found[:limit], len(found) > limit, cut)
+
+
+def until_taken_in(app: App, id: str, timeout: float | None) -> None:
+    """Others see a job that lies in Kafka once a worker took it in, and nothing rings then. Where none does there is a Failure."""
+    until = time.monotonic() + min(TAKEN_IN if timeout is None else timeout, TAKEN_IN)
+    while True:
+        try:
+            app.read_job(id)
+            return
+        except NotFound as error:
+            if time.monotonic() >= until:
+                told = f"no worker has taken in a job {id}: it never was, was removed, or lies in Kafka until a worker of its type comes"
+                raise Failure(told, NOT_FOUND, "dynatask doctor") from error
+        time.sleep(LOOK)
 
 
 def job(app: App, id: str) -> Job[Any]:
