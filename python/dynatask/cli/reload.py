@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from time import sleep
 from types import FrameType
 
 import click
@@ -64,6 +65,8 @@ def run(words: Sequence[str], plugins: Sequence[str]) -> int:
             code = child.wait(LOOK)
         except subprocess.TimeoutExpired:
             code = None
+        if code is not None and not stops:
+            sleep(LOOK)  # it ended by itself: nothing but a change begins the next
         if code is not None and stops:
             return code
         now = state(plugins)
