@@ -259,7 +259,8 @@ typedef struct { dtask_str run_id; uint64_t era; bool fresh; } dti_era;
 typedef struct {
     dtask_str source;            // "topic/partition"
     uint64_t from, next;         // the position before it and behind it; equal: only asks for `at`
-    bool skip;                   // nothing is started: it was no start
+    bool skip;                   // nothing is started: it was no start, or is refused
+    dtask_str refused;           // skip: why; start.id is there then, failed with it. Empty: nobody is told
     dti_start start;             // on a conflict "<id>!conflict" is started, failed
     // out
     enum { DTI_TAKEN, DTI_TAKEN_BEFORE, DTI_TAKEN_NOT } status; // NOT: the position is another

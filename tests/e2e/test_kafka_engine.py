@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -184,6 +185,46 @@ def test_records_that_are_none_of_ours_lie_in_quarantine(shared_kafka: Kafka, ne
         assert [job.result(timeout=60) for job in jobs] == list(range(50))
     held = kcat(shared_kafka, "-C", "-t", "strange.quarantine", "-o", "beginning", "-e", "-q", "-f", "%o ")
     assert len(held.split()) >= 8
+
+
+def test_a_start_that_is_refused_is_a_failed_job(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    app = App("refused", url_of(shared_kafka, new_redis()), slots=1)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    def put(key: str, value: bytes) -> None:
+        (tmp_path / "record").write_bytes(value)
+        kcat(shared_kafka, "-P", "-t", "refused.echo.intake", "-k", key, str(tmp_path / "record"))
+
+    with app.worker():
+        assert echo.using(id="first").start(0).result(timeout=30) == 0
+        put("newer", b"\x94\x02\xc0\xc0\xc0")
+        put("damaged", b"\x93\x01\xa7damaged\x90")
+        put("first", b"\x93\x02\xc0\xc0")  # whose id is taken
+        put("foreign", b'{"key": "value"}')
+        put("not/an\tid", b"\x93\x02\xc0\xc0")
+        for key, why in (("newer", "another format than 1: upgrade"), ("damaged", "it is damaged")):
+            job = echo.job(key)
+            until = time.monotonic() + 30
+            while True:
+                try:
+                    job.info()
+                    break
+                except NotFound:
+                    assert time.monotonic() < until
+            with pytest.raises(TaskFailed, match=why) as failed:
+                job.result(timeout=30)
+            assert failed.value.type == "Refused" and "refused.quarantine" in str(failed.value)
+        jobs = [echo.start(i) for i in range(50)]
+        assert [job.result(timeout=60) for job in jobs] == list(range(50))
+        held = ""
+        while held.count(" ") < 5:
+            held = kcat(shared_kafka, "-C", "-t", "refused.quarantine", "-o", "beginning", "-e", "-q", "-f", "%o ")
+        assert echo.job("first").result(timeout=30) == 0
+        with pytest.raises(NotFound):
+            echo.job("foreign").info()
 
 
 def test_bad_settings_are_named(shared_kafka: Kafka, new_redis: NewRedis) -> None:

@@ -372,6 +372,13 @@ static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, 
     return done;
 }
 
+// What the starter reads of it.
+static dtask_str refusal(const kafka *k, dti_arena *arena, const char *why) {
+    char text[1024];
+    int n = snprintf(text, sizeof text, "this start was not taken in: %s; its record lies in Kafka's topic %s", why, k->quarantine);
+    return dti_dup(arena, dti_str(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1));
+}
+
 typedef struct { size_t part; dtask_str key, value; } taken;
 
 // One start as an operation; false: no more of that topic. What cannot be read
@@ -386,7 +393,8 @@ static bool take_one(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *pa
     *in = (dti_intake){.source = source_of(arena, p->topic, p->partition), .from = (uint64_t)r.from, .next = (uint64_t)r.next};
     *from = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
     dti_record_done(&r);
-    in->skip = !dti_kafka_take_start(arena, from->value, b->served->types[topic].type, &in->start, &why);
+    in->skip = !dti_kafka_take_start(arena, from->key, from->value, b->served->types[topic].type, &in->start, &why);
+    if (in->skip && in->start.id.n) in->refused = refusal(k, arena, why);
     *stuck = in->skip && !quarantine(k, in->source, r.next, from->key, from->value, why);
     if (*stuck) dti_reader_place(b->reader, r.part, r.from);
     return !*stuck;
@@ -419,8 +427,11 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
         bool first = true;
         for (size_t j = 0; j < i && first; j++) first = from[j].part != part || (!ops[j].err && ops[j].intake.status != DTI_TAKEN_NOT);
         if (!first) continue;    // it went back already
-        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, in->source, (int64_t)in->next, from[i].key, from[i].value, dtask_err_detail())) {
-            dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true}};
+        char why[512];
+        snprintf(why, sizeof why, "%s", dtask_err_detail());
+        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
+            dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true,
+                .refused = refusal(k, arena, why), .start = dti_kafka_no_start(in->start.id, in->start.task.type)}};
             store_call(k, arena, &skip, 1);
             dti_reader_place(b->reader, part, skip.err ? (int64_t)in->from : (int64_t)skip.intake.at);
         } else if (ops[i].err) {

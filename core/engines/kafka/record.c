@@ -47,16 +47,25 @@ void dti_kafka_put_start(dti_buf *b, const dti_start *s) {
     dti_redis_put_start(b, &typeless);
 }
 
-bool dti_kafka_take_start(dti_arena *arena, dtask_str value, uint32_t type, dti_start *out, const char **why) {
+dti_start dti_kafka_no_start(dtask_str id, uint32_t type) {
+    return (dti_start){.id = id, .retain_us = INT64_C(86400000000), .task = {.type = type, .args = dti_str("\x90", 1)}};
+}
+
+bool dti_kafka_take_start(dti_arena *arena, dtask_str key, dtask_str value, uint32_t type, dti_start *out, const char **why) {
     dti_mp at = dti_mp_of(value);
     dti_mpval head, version, id;
     dtask_str start;
+    *out = (dti_start){0};
     *why = "it is no record of dynatask";
     if (!dti_mp_next(&at, &head) || head.kind != DTI_MP_ARRAY || head.n < 3 || !dti_mp_next(&at, &version) || version.kind != DTI_MP_UINT) return false;
-    if (version.u != DTI_KAFKA_FORMAT) return *why = "it is of another format than 1: upgrade dynatask", false;
+    // In each format the key is the id.
+    dti_start nothing = dti_kafka_no_start(dti_id_check(key, false) ? (dtask_str){0} : key, type);
+    *out = nothing;
+    if (version.u != DTI_KAFKA_FORMAT) return *why = "it is of another format than 1: upgrade dynatask where workers run", false;
     *why = "it is damaged";
-    if (head.n != 3 || !dti_mp_next(&at, &id) || id.kind != DTI_MP_STR || !dti_mp_skip(&at, &start) || at.p != at.end) return false;
-    if (!dti_redis_take_start(arena, start, out) || !dti_str_eq(out->id, id.s)) return false;
+    bool whole = head.n == 3 && dti_mp_next(&at, &id) && id.kind == DTI_MP_STR && dti_mp_skip(&at, &start) && at.p == at.end &&
+                 dti_redis_take_start(arena, start, out) && dti_str_eq(out->id, id.s);
+    if (!whole) return *out = nothing, false;
     out->task.type = type;
     return true;
 }

@@ -12,6 +12,10 @@ dtask_err dti_kafka_name(const char *prefix, const char *app, const char *type, 
 
 // A start as a record's value; its type is its topic's.
 void dti_kafka_put_start(dti_buf *, const dti_start *);
-// Reads it back. False: *why says, in one sentence, why it is none of ours.
-// What *out points at lies in value and arena.
-bool dti_kafka_take_start(dti_arena *, dtask_str value, uint32_t type, dti_start *out, const char **why);
+// Reads it back. False: *why says, in one sentence, why it is none of ours;
+// and if somebody started it all the same (a newer release; it was damaged on
+// its way), *out is a start of that id without a call, else its id is empty.
+// What *out points at lies in key, value and arena.
+bool dti_kafka_take_start(dti_arena *, dtask_str key, dtask_str value, uint32_t type, dti_start *out, const char **why);
+// A start of that id and type, and of no call: what is left of one that is refused.
+dti_start dti_kafka_no_start(dtask_str id, uint32_t type);

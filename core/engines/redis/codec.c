@@ -121,13 +121,14 @@ void dti_redis_put_start(dti_buf *b, const dti_start *s) {
 }
 
 static void put_intake(dti_buf *b, const dti_intake *i) {
-    bool starts = i->from != i->next && !i->skip;
-    dti_mp_put_array(b, starts ? 5 : 4);
+    bool moves = i->from != i->next, refuses = moves && i->skip && i->refused.n, starts = moves && !i->skip;
+    dti_mp_put_array(b, refuses ? 6 : starts ? 5 : 4);
     dti_mp_put_uint(b, DTI_REDIS_OP_INTAKE);
     dti_mp_put_str(b, i->source);
     dti_mp_put_uint(b, i->from);
     dti_mp_put_uint(b, i->next);
-    if (starts) dti_redis_put_start(b, &i->start);
+    if (starts || refuses) dti_redis_put_start(b, &i->start);
+    if (refuses) dti_mp_put_str(b, i->refused);
 }
 
 static void put_done(dti_buf *b, const dti_done *d) {

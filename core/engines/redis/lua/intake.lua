@@ -1,16 +1,16 @@
 -- intake: a start that lies in a log outside (the engine kafka), taken in with
--- the log's position: 2 source, 3 from, 4 next, 5 START or nothing.
--- reply: status, the position now.
+-- the log's position: 2 source, 3 from, 4 next, 5 START or nothing, 6 why that
+-- START is refused, or nothing. reply: status, the position now.
 --
 -- The position moves from `from` to `next` together with what was started, or
 -- not at all; so whatever the store has lost, or whoever reads beside, each
 -- start is taken in once and none is left out.
 lazy(function()
-local function conflict(s, what)
-    local id = s[2] .. '!conflict'
+-- Who started it is told by a job that has failed. One that is there stays.
+local function failed(s, id, kind, what)
     if dt.id_check(id) or dt.job_find(id) then return end
     s[2], s[3][13] = id, nil
-    dt.job_begin(s, 0, '', mp({type = 'Conflict', message = what}))
+    dt.job_begin(s, 0, '', mp({type = kind, message = what}))
 end
 
 function dt.op_intake(op)
@@ -19,13 +19,18 @@ function dt.op_intake(op)
     if from == to then return {TAKEN, at} end
     if at >= to then return {TAKEN_BEFORE, at} end
     if at ~= from then return {TAKEN_NOT, at} end
-    local s = op[5]
-    if s then
+    local s, refused = op[5], op[6]
+    if s and refused then
+        if not type_row(s[3][1]) then return nil, ENOTFOUND, 'the type of a start that was refused is not registered' end
+        failed(s, s[2], 'Refused', refused)
+    elseif s then
         local err, text = dt.id_check(s[2])
         if err then return nil, err, text end
         local status = dt.op_start(s)[1]
         if status == UNKNOWN then return nil, ENOTFOUND, 'the type of a start that was taken in is not registered' end
-        if status == CONFLICT then conflict(s, 'the job ' .. s[2] .. ' was there with another call: choose another id, or give the same arguments') end
+        if status == CONFLICT then
+            failed(s, s[2] .. '!conflict', 'Conflict', 'the job ' .. s[2] .. ' was there with another call: choose another id, or give the same arguments')
+        end
     end
     hset(h, source, format('%d', to))
     return {TAKEN, to}
