@@ -364,8 +364,7 @@ static void new_life(io *t) {
         t->left = true;
         return;
     }
-    t->asleep = false;
-    t->failing = 0;
+    t->asleep = false;           // and still failing, until a turn goes well
     pthread_mutex_lock(&w->lock);
     dry_none(t->link);
     pthread_mutex_unlock(&w->lock);

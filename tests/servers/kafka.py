@@ -49,6 +49,10 @@ ssl.truststore.type=PEM
 """
 
 
+# Properties of a broker that asks for rights, of all but who comes by the listener without TLS and SASL.
+AUTHORIZER = {"authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users": "User:ANONYMOUS"}
+
+
 class Kafka(Server):
     """One broker.
 
@@ -151,6 +155,10 @@ class Kafka(Server):
     def add_partitions(self, name: str, total: int) -> None:
         """Gives a topic more partitions, `total` in all."""
         wire.add_partitions(self.port, name, total)
+
+    def grant(self, operation: str, resource: str, prefix: str) -> None:
+        """Gives PLAIN's user a right (Read, Write, Create, Describe) on a topic or group of such a name."""
+        wire.grant(self.port, PLAIN[0], operation, resource, prefix)
 
     def delete_records(self, name: str, partition: int = 0, before: int = -1) -> None:
         """Deletes what a partition has below an offset, as retention would; -1 is all."""

@@ -130,6 +130,19 @@ def add_partitions(port: int, name: str, total: int) -> None:
         _check(what, code)
 
 
+OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
+RESOURCES = {"topic": 2, "group": 3}
+
+
+def grant(port: int, user: str, operation: str, resource: str, prefix: str) -> None:
+    """Lets a user do something with all topics or groups whose names begin so."""
+    acl = struct.pack(">b", RESOURCES[resource]) + _text(prefix) + struct.pack(">b", 4) + _text(f"User:{user}") + _text("*")
+    r = _ask(port, 30, 1, _many([acl + struct.pack(">bb", OPERATIONS[operation], 3)]))
+    r.take("i")
+    for code in r.many(lambda: (r.take("h"), r.text())[0]):
+        _check("grant", code)
+
+
 def delete_records(port: int, name: str, partition: int, before: int) -> None:
     """Deletes a partition's records below an offset, as retention would; -1 is all. `port` is the leader's."""
     r = _ask(port, 21, 0, _many([_text(name) + _many([struct.pack(">iq", partition, before)])]) + struct.pack(">i", 10000))

@@ -9,6 +9,7 @@
 
 #include "base/msgpack.h"
 
+#include <inttypes.h>
 #include <librdkafka/rdkafka.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -105,6 +106,25 @@ static dtask_err trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t co
     return dti_fail(DTASK_EENGINE, "Kafka at %.200s: %s: %s%s%s", b->servers, what, rd_kafka_err2str(code), *last ? "; " : "", last);
 }
 
+static bool denies(rd_kafka_resp_err_t err) {
+    return err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED || err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+}
+
+static void say_right(char out[TEXT], const char *right, const char *of, const char *name) {
+    snprintf(out, TEXT, "the right %s on the %s %s", right, of, name);
+}
+
+static dtask_err denied(dti_broker *b, const char *right, const char *of, const char *name) {
+    char text[TEXT];
+    say_right(text, right, of, name);
+    return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user %s: grant it (kafka-acls.sh); the list of rights is in docs/kafka.md", b->servers, text);
+}
+
+static dtask_err too_old(dti_broker *b) {
+    return dti_fail(DTASK_EENGINE, "Kafka at %.200s is too old, or does not speak all of Kafka's protocol: dynatask wants Kafka 2.4 or newer", b->servers);
+}
+
 // ---- writing ------------------------------------------------------------------------
 
 // Writes that one thread waits for, all at once.
@@ -181,12 +201,16 @@ static void forget(dti_broker *b, const char *topic) {
     pthread_mutex_unlock(&b->lock);
 }
 
-// A write's outcome, in a sentence.
-static dtask_err said(dti_broker *b, rd_kafka_resp_err_t err, const char *topic, size_t bytes) {
+// A write's outcome, in a sentence. sent: it is the broker's.
+static dtask_err said(dti_broker *b, rd_kafka_resp_err_t err, const char *topic, size_t bytes, bool sent) {
     dtask_err kind = kind_of(err);
+    if (kind == DTASK_ETOOBIG && !sent)
+        return dti_fail(kind, "A record of %zu bytes is more than kafka.message.max.bytes: pass a reference to the data, or raise the option; "
+            "nothing was sent.", bytes);
     if (kind == DTASK_ETOOBIG)
-        return dti_fail(kind, "A record of %zu bytes is more than the topic %s takes: pass a reference to the data, or raise max.message.bytes "
-            "of the topic and kafka.message.max.bytes.", bytes, topic);
+        return dti_fail(kind, "A record of %zu bytes is more than Kafka's topic %s takes: pass a reference to the data, or raise the topic's "
+            "max.message.bytes (kafka-configs.sh; dynatask makes topics with " RECORD_MAX ").", bytes, topic);
+    if (denies(err)) return denied(b, "Write", "topic", topic);
     if (kind == DTASK_ENOTFOUND) {
         forget(b, topic);
         return dti_fail(kind, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
@@ -214,6 +238,7 @@ void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
         // A full queue is emptied by the broker's answers, or by their time.
         while ((err = enqueue(b, w->topic, w->key, w->value, &w->report)) == RD_KAFKA_RESP_ERR__QUEUE_FULL && dti_mono_us() < until)
             rd_kafka_poll(b->rk, 50);
+        w->sent = !err;
         if (err) awaited(&w->report, kind_of(err), err, (dti_place){0});
     }
     pthread_mutex_lock(&batch.lock);
@@ -224,11 +249,15 @@ void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
 }
 
 dtask_err dti_broker_outcome(dti_broker *b, const dti_write *w) {
-    return said(b, (rd_kafka_resp_err_t)w->code, w->topic, w->value.n);
+    return said(b, (rd_kafka_resp_err_t)w->code, w->topic, w->value.n, w->sent);
+}
+
+bool dti_broker_denied(const dti_write *w) {
+    return denies((rd_kafka_resp_err_t)w->code);
 }
 
 dtask_err dti_broker_send(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_report *report) {
-    return said(b, enqueue(b, topic, key, value, report), topic, value.n);
+    return said(b, enqueue(b, topic, key, value, report), topic, value.n, false);
 }
 
 // ---- topics -----------------------------------------------------------------------------
@@ -248,7 +277,7 @@ static void remember(dti_broker *b, const char *topic) {
     pthread_mutex_unlock(&b->lock);
 }
 
-dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
+static dtask_err knows(dti_broker *b, const char *topic, bool *may) {
     if (remembered(b, topic)) return DTASK_OK;
     const struct rd_kafka_metadata *m;
     rd_kafka_topic_t *rkt = rd_kafka_topic_new(b->rk, topic, NULL);
@@ -259,17 +288,27 @@ dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
     err = m->topic_cnt ? m->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
     rd_kafka_metadata_destroy(m);
     if (!err || err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) return remember(b, topic), DTASK_OK;
+    if (denies(err)) return *may = false, denied(b, "Describe", "topic", topic);
     if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return trouble(b, topic, err);
     return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
 }
 
-static dtask_err made(dti_broker *b, rd_kafka_event_t *event) {
+dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
+    bool may;
+    return knows(b, topic, &may);
+}
+
+// may: set to false where a right is missing.
+static dtask_err made(dti_broker *b, rd_kafka_event_t *event, bool *may) {
     size_t n;
+    if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE) return too_old(b);
     if (rd_kafka_event_error(event)) return trouble(b, "the topics could not be made", rd_kafka_event_error(event));
     const rd_kafka_topic_result_t **results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
     for (size_t i = 0; i < n; i++) {
         rd_kafka_resp_err_t err = rd_kafka_topic_result_error(results[i]);
         if (!err || err == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
+        if (denies(err)) return *may = false, denied(b, "Create", "topic", rd_kafka_topic_result_name(results[i]));
+        if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE || err == RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION) return too_old(b);
         const char *why = rd_kafka_topic_result_error_string(results[i]);
         return dti_fail(DTASK_EENGINE, "Kafka at %.200s did not make the topic %s: %s", b->servers, rd_kafka_topic_result_name(results[i]),
             why ? why : rd_kafka_err2str(err));
@@ -277,9 +316,26 @@ static dtask_err made(dti_broker *b, rd_kafka_event_t *event) {
     return DTASK_OK;
 }
 
+static dtask_err create(dti_broker *b, rd_kafka_NewTopic_t **list, size_t n, bool only_asks, bool *may) {
+    char why[TEXT];
+    rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    rd_kafka_AdminOptions_set_request_timeout(options, b->timeout_ms, why, sizeof why);
+    rd_kafka_AdminOptions_set_operation_timeout(options, b->timeout_ms, why, sizeof why);
+    if (only_asks) rd_kafka_AdminOptions_set_validate_only(options, 1, why, sizeof why);
+    rd_kafka_CreateTopics(b->rk, list, n, options, answers);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
+    dtask_err err = event ? made(b, event, may) : trouble(b, "the topics could not be made", RD_KAFKA_RESP_ERR__TIMED_OUT);
+    if (event) rd_kafka_event_destroy(event);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_queue_destroy(answers);
+    return err;
+}
+
 dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n, bool accepted) {
     rd_kafka_NewTopic_t **list = calloc(n + 1, sizeof *list);
     size_t count = 0;
+    bool may = true;
     char why[TEXT] = "";
     dtask_err err = list ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for topics");
     for (size_t i = 0; i < n && !err; i++) {
@@ -291,18 +347,7 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n, bo
         if (accepted) rd_kafka_NewTopic_set_config(list[count], "max.message.bytes", RECORD_MAX);
         count++;
     }
-    if (!err && count) {
-        rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
-        rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
-        rd_kafka_AdminOptions_set_request_timeout(options, b->timeout_ms, why, sizeof why);
-        rd_kafka_AdminOptions_set_operation_timeout(options, b->timeout_ms, why, sizeof why);
-        rd_kafka_CreateTopics(b->rk, list, count, options, answers);
-        rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
-        err = event ? made(b, event) : trouble(b, "the topics could not be made", RD_KAFKA_RESP_ERR__TIMED_OUT);
-        if (event) rd_kafka_event_destroy(event);
-        rd_kafka_AdminOptions_destroy(options);
-        rd_kafka_queue_destroy(answers);
-    }
+    if (!err && count) err = create(b, list, count, false, &may);
     // They are made when the controller says so, which is before a broker shows them.
     int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
     for (size_t i = 0; i < n && !err; i++)
@@ -310,21 +355,6 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n, bo
     for (size_t i = 0; i < count; i++) rd_kafka_NewTopic_destroy(list[i]);
     free(list);
     return err;
-}
-
-dtask_err dti_broker_about(dti_broker *b, dti_buf *out, uint32_t *pairs) {
-    const struct rd_kafka_metadata *m;
-    rd_kafka_resp_err_t err = rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms);
-    if (err) return trouble(b, "no broker answers", err);
-    dti_mp_put_strz(out, "kafka");
-    dti_mp_put_strz(out, b->servers);
-    dti_mp_put_strz(out, "kafka_brokers");
-    dti_mp_put_uint(out, (uint64_t)m->broker_cnt);
-    dti_mp_put_strz(out, "librdkafka");
-    dti_mp_put_strz(out, rd_kafka_version_str());
-    rd_kafka_metadata_destroy(m);
-    *pairs = 3;
-    return DTASK_OK;
 }
 
 // ---- open, close ------------------------------------------------------------------------------
@@ -391,18 +421,62 @@ void dti_broker_close(dti_broker *b) {
     release(b);
 }
 
-// ---- reading --------------------------------------------------------------------------------------
+// ---- who else reads --------------------------------------------------------------------------------
 
+#define CLIENT "dynatask-"
+static void client_id(char out[sizeof CLIENT + 16], uint64_t store) {
+    snprintf(out, sizeof CLIENT + 16, CLIENT "%016" PRIx64, store);
+}
+
+// Asks the group's coordinator only: a broker that is away holds up nothing.
+unsigned dti_broker_strangers(dti_broker *b, const char *group, uint64_t store) {
+    char own[sizeof CLIENT + 16], why[TEXT];
+    unsigned n = 0;
+    client_id(own, store);
+    rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
+    rd_kafka_AdminOptions_set_request_timeout(options, b->timeout_ms, why, sizeof why);
+    rd_kafka_DescribeConsumerGroups(b->rk, &group, 1, options, answers);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
+    const rd_kafka_DescribeConsumerGroups_result_t *result = event ? rd_kafka_event_DescribeConsumerGroups_result(event) : NULL;
+    size_t groups = 0;
+    const rd_kafka_ConsumerGroupDescription_t **found = result ? rd_kafka_DescribeConsumerGroups_result_groups(result, &groups) : NULL;
+    for (size_t i = 0; i < groups; i++) {
+        for (size_t j = 0; j < rd_kafka_ConsumerGroupDescription_member_count(found[i]); j++) {
+            const char *id = rd_kafka_MemberDescription_client_id(rd_kafka_ConsumerGroupDescription_member(found[i], j));
+            n += id && !strncmp(id, CLIENT, sizeof CLIENT - 1) && strcmp(id, own);
+        }
+    }
+    if (event) rd_kafka_event_destroy(event);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_queue_destroy(answers);
+    return n;
+}
+
+// ---- reading --------------------------------------------------------------------------------------
 
 struct dti_reader {
     dti_broker *at;
     rd_kafka_t *rk;
     rd_kafka_queue_t *group, **records; // of each topic: what is not wanted yet holds up no other
-    char **topics; size_t ntopics;
+    char *name, **topics; size_t ntopics; // name: the group's
     dti_part *parts; int64_t *holes; size_t nparts;
     rd_kafka_topic_partition_list_t *assigned; // of parts; not yet assigned while placing
     size_t placed;
+    char denied[TEXT];           // a right that is missing, or empty
 };
+
+// An error of the group's, or of a topic's.
+static void noticed(dti_reader *r, rd_kafka_resp_err_t err, const char *text, const char *topic) {
+    failed(r->rk, (int)err, text, r->at);
+    if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) say_right(r->denied, "Read", "group", r->name);
+    else if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) say_right(r->denied, "Read", "topic", topic ? topic : text);
+}
+
+dtask_err dti_reader_denied(const dti_reader *r) {
+    if (!*r->denied) return DTASK_OK;
+    return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user %s: grant it (kafka-acls.sh); the list of rights is in docs/kafka.md", r->at->servers, r->denied);
+}
 
 static size_t own_place(const dti_reader *r, const char *topic) {
     size_t i = 0;
@@ -442,13 +516,14 @@ size_t dti_reader_serve(dti_reader *r, const dti_part **parts) {
     for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->group, 0));) {
         if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_REBALANCE) {
             if (rd_kafka_event_error(e) == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+                *r->denied = 0;
                 assigned(r, rd_kafka_event_topic_partition_list(e));
             } else {
                 take_away(r);
                 rd_kafka_assign(r->rk, NULL);
             }
         } else if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_ERROR) {
-            failed(r->rk, rd_kafka_event_error(e), rd_kafka_event_error_string(e), r->at);
+            noticed(r, rd_kafka_event_error(e), rd_kafka_event_error_string(e), NULL);
         }
         rd_kafka_event_destroy(e);
     }
@@ -484,10 +559,15 @@ static bool jumps(dti_reader *r, size_t i, int64_t offset) {
 bool dti_reader_next(dti_reader *r, size_t topic, dti_record *out) {
     if (!r->nparts || r->placed < r->nparts) return false;
     for (rd_kafka_event_t *e; (e = rd_kafka_queue_poll(r->records[topic], 0)); rd_kafka_event_destroy(e)) {
+        if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_ERROR) {
+            rd_kafka_topic_partition_t *of = rd_kafka_event_topic_partition(e);
+            noticed(r, rd_kafka_event_error(e), rd_kafka_event_error_string(e), of ? of->topic : NULL);
+            if (of) rd_kafka_topic_partition_destroy(of);
+        }
         const rd_kafka_message_t *m = rd_kafka_event_type(e) == RD_KAFKA_EVENT_FETCH ? rd_kafka_event_message_next(e) : NULL;
         if (!m) continue;
         if (m->err) {
-            failed(r->rk, m->err, rd_kafka_message_errstr(m), r->at);
+            noticed(r, m->err, rd_kafka_message_errstr(m), rd_kafka_topic_name(m->rkt));
             continue;
         }
         size_t i = 0;
@@ -522,22 +602,24 @@ void dti_reader_close(dti_reader *r) {
     for (size_t i = 0; i < r->ntopics; i++) free(r->topics[i]);
     free(r->topics);
     free(r->records);
+    free(r->name);
     free(r->parts);
     free(r->holes);
     free(r);
 }
 
-dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, int fd, const char *const *topics, size_t n, dti_reader **out) {
+dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, uint64_t store, int fd, const char *const *topics, size_t n, dti_reader **out) {
     dti_reader *r = calloc(1, sizeof *r);
-    char why[TEXT];
-    if (!r) return dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
+    char why[TEXT], client[sizeof CLIENT + 16];
+    if (!r || !(r->name = strdup(group))) return free(r), dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
     r->at = b;
+    client_id(client, store);
     r->topics = calloc(n + 1, sizeof *r->topics);
     for (size_t i = 0; r->topics && i < n && (r->topics[i] = strdup(topics[i])); i++) r->ntopics++;
     // A worker whose slots are full may not read for long, but it serves the
     // group. One that does not, for its store is away, may not hold up the
     // others: a rebalance waits that long for each member.
-    const char *pairs[] = {"group.id", group, "partition.assignment.strategy", "range", "enable.auto.commit", "false", "enable.auto.offset.store",
+    const char *pairs[] = {"client.id", client, "group.id", group, "partition.assignment.strategy", "range", "enable.auto.commit", "false", "enable.auto.offset.store",
         "false", "auto.offset.reset", "earliest", "max.poll.interval.ms", "10000", "session.timeout.ms", "6000", "heartbeat.interval.ms", "1000",
         "queued.min.messages", "512", "queued.max.messages.kbytes", "4096", "fetch.message.max.bytes", "1048576",
         *member ? "group.instance.id" : NULL, member, NULL};
@@ -569,5 +651,142 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
     }
     if (err) dti_reader_close(r);
     else *out = r;
+    return err;
+}
+
+// ---- looking ---------------------------------------------------------------------------------------
+
+typedef struct { dti_buf missing; uint32_t n; int64_t quarantined, newest; char why[TEXT]; } found;
+
+static void misses(found *f, const char *right, const char *of, const char *name) {
+    char text[TEXT];
+    say_right(text, right, of, name);
+    dti_mp_put_strz(&f->missing, text);
+    f->n++;
+}
+
+// Whether topics can be made is asked without making one.
+static dtask_err may_create(dti_broker *b, const char *topic, found *f) {
+    char why[TEXT];
+    rd_kafka_NewTopic_t *new = rd_kafka_NewTopic_new(topic, (int)b->partitions, b->replication, why, sizeof why);
+    if (!new) return dti_fail(DTASK_EARGS, "Kafka's topic %s cannot be made: %s", topic, why);
+    bool may = true;
+    dtask_err err = create(b, &new, 1, true, &may);
+    rd_kafka_NewTopic_destroy(new);
+    if (may) return err;
+    misses(f, "Create", "topic", topic);
+    return DTASK_OK;
+}
+
+// `[1, source, offset, why, value]`: the fourth.
+static void newest(found *f, const rd_kafka_message_t *m) {
+    dti_mp at = dti_mp_of(dti_str(m->payload, m->len));
+    dti_mpval v;
+    int64_t when = rd_kafka_message_timestamp(m, NULL);
+    if (when < f->newest || !dti_mp_next(&at, &v) || v.kind != DTI_MP_ARRAY || v.n < 4) return;
+    for (int i = 0; i < 4; i++)
+        if (!dti_mp_next(&at, &v)) return;
+    if (v.kind != DTI_MP_STR) return;
+    f->newest = when;
+    snprintf(f->why, sizeof f->why, "%.*s", (int)v.s.n, v.s.p);
+    for (char *p = f->why, *end = p + strlen(p); p < end;) { // anybody may have written it, and it was cut
+        size_t n = dti_utf8_sign(p, end);
+        if (!n) *p = '?';
+        p += n ? n : 1;
+    }
+}
+
+static void held(dti_broker *b, const char *topic, int32_t partitions, found *f) {
+    for (int32_t i = 0; i < partitions; i++) {
+        int64_t low, high;
+        if (!rd_kafka_query_watermark_offsets(b->rk, topic, i, &low, &high, b->timeout_ms)) f->quarantined += high - low;
+    }
+}
+
+// Reads the end of each topic's first partition, and what was put into
+// quarantine last, with a reader that joins no group: a fetch tells what may
+// not be read.
+static dtask_err may_read(dti_broker *b, const dti_look *what, found *f) {
+    const char *pairs[] = {"group.id", what->group, "enable.partition.eof", "true", "enable.auto.commit", "false", "fetch.wait.max.ms", "10", NULL};
+    rd_kafka_conf_t *conf;
+    char why[TEXT];
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t code = rd_kafka_metadata(b->rk, 1, NULL, &m, b->timeout_ms);
+    if (code) return trouble(b, "no broker answers", code);
+    rd_kafka_topic_partition_list_t *parts = rd_kafka_topic_partition_list_new(16);
+    for (int i = 0; i < m->topic_cnt; i++) {
+        const struct rd_kafka_metadata_topic *t = &m->topics[i];
+        bool last = !strcmp(t->topic, what->quarantine), ours = last;
+        for (size_t j = 0; j < what->n && !ours; j++) ours = !strcmp(t->topic, what->topics[j]);
+        if (!ours || !t->partition_cnt) continue;
+        if (last) held(b, t->topic, t->partition_cnt, f);
+        for (int32_t p = 0; p < (last ? t->partition_cnt : 1); p++)
+            rd_kafka_topic_partition_list_add(parts, t->topic, p);
+    }
+    rd_kafka_metadata_destroy(m);
+    dtask_err err = settings(b, pairs, &conf);
+    rd_kafka_t *rk = err ? NULL : rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
+    if (!err && !rk) {
+        rd_kafka_conf_destroy(conf);
+        err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
+    }
+    if (rk && parts->cnt) {
+        rd_kafka_poll_set_consumer(rk);
+        // Without the right to the group no coordinator is found, which is told among the records.
+        bool grouped = rd_kafka_committed(rk, parts, b->timeout_ms < 3000 ? b->timeout_ms : 3000) != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+        for (int i = 0; i < parts->cnt; i++)
+            parts->elems[i].offset = strcmp(parts->elems[i].topic, what->quarantine) ? RD_KAFKA_OFFSET_END : RD_KAFKA_OFFSET_TAIL(1);
+        rd_kafka_assign(rk, parts);
+        int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
+        for (int left = parts->cnt; left && dti_mono_us() < until;) {
+            rd_kafka_message_t *r = rd_kafka_consumer_poll(rk, 100);
+            if (!r) continue;
+            if (r->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && r->rkt) misses(f, "Read", "topic", rd_kafka_topic_name(r->rkt));
+            if (r->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED || r->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) left--;
+            if (r->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) grouped = false;
+            if (!r->err) newest(f, r);
+            rd_kafka_message_destroy(r);
+        }
+        if (!grouped) misses(f, "Read", "group", what->group);
+        rd_kafka_assign(rk, NULL);
+        rd_kafka_consumer_close(rk);
+    }
+    if (rk) rd_kafka_destroy(rk);
+    rd_kafka_topic_partition_list_destroy(parts);
+    return err;
+}
+
+dtask_err dti_broker_look(dti_broker *b, const dti_look *what, dti_buf *out, uint32_t *pairs) {
+    found f = {.newest = INT64_MIN};
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t code = rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms);
+    if (code) return trouble(b, "no broker answers", code);
+    dti_mp_put_strz(out, "kafka");
+    dti_mp_put_strz(out, b->servers);
+    dti_mp_put_strz(out, "kafka_brokers");
+    dti_mp_put_uint(out, (uint64_t)m->broker_cnt);
+    rd_kafka_metadata_destroy(m);
+    const char *absent = NULL;   // who has all topics needs no right to make them
+    dtask_err err = DTASK_OK;
+    for (size_t i = 0; i <= what->n; i++) {
+        const char *topic = i < what->n ? what->topics[i] : what->quarantine;
+        bool may = true;
+        dtask_err here = knows(b, topic, &may);
+        if (here && !may && i < what->n) misses(&f, "Describe", "topic", topic);
+        else if (here) absent = topic;
+    }
+    if (absent) err = may_create(b, absent, &f);
+    if (!err) err = may_read(b, what, &f);
+    dti_mp_put_strz(out, "librdkafka");
+    dti_mp_put_strz(out, rd_kafka_version_str());
+    dti_mp_put_strz(out, "quarantined");
+    dti_mp_put_int(out, f.quarantined);
+    dti_mp_put_strz(out, "quarantined_why");
+    dti_mp_put_strz(out, f.why);
+    dti_mp_put_strz(out, "missing");
+    dti_mp_put_array(out, f.n);
+    dti_buf_add(out, f.missing.p, f.missing.n);
+    dti_buf_done(&f.missing);
+    *pairs = 6;
     return err;
 }

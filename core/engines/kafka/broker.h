@@ -45,25 +45,38 @@ dtask_err dti_broker_send(dti_broker *, const char *topic, dtask_str key, dtask_
 // then its err says why. One wait for all; threads that write at once share
 // requests. Those of one topic and key keep their order.
 typedef struct {
-    dti_report report;           // with `batch` and `code` the broker's own
+    dti_report report;           // with `batch`, `code` and `sent` the broker's own
     struct dti_batch *batch;
     int code;
+    bool sent;                   // it left this process
     dtask_err err;               // out: as of dti_broker_outcome
     dti_place place;             // out
     const char *topic;           // the caller's, as are key and value
     dtask_str key, value;
 } dti_write;
 void dti_broker_write(dti_broker *, dti_write *writes, size_t n);
-// Its err, told in a sentence. ETOOBIG; ENOTFOUND: the topic is gone; EENGINE:
+// Its err, told in a sentence. ETOOBIG, by kafka.message.max.bytes before it is
+// sent, else as the topic has it; ENOTFOUND: the topic is gone; EENGINE:
 // not within the timeout, and it may have been written all the same.
 dtask_err dti_broker_outcome(dti_broker *, const dti_write *);
-// About the cluster, as pairs of a msgpack map: how many were put.
-dtask_err dti_broker_about(dti_broker *, dti_buf *out, uint32_t *pairs);
+// It was refused, for this user has no right to it.
+bool dti_broker_denied(const dti_write *);
+typedef struct { const char *group, *quarantine; const char *const *topics; size_t n; } dti_look; // topics: of types
+// About the cluster and what this user may do there, as pairs of a msgpack
+// map: how many were put. Changes nothing, so the right to write is not seen.
+// Blocks, for seconds. EENGINE: no broker answers, it is too old, or would not
+// make such topics.
+dtask_err dti_broker_look(dti_broker *, const dti_look *, dti_buf *out, uint32_t *pairs);
+
+// How many members of the group take records into another store; of dead ones
+// too, until their session is over. 0 where that is not to be seen. Blocks.
+unsigned dti_broker_strangers(dti_broker *, const char *group, uint64_t store);
 
 // ---- reading ---------------------------------------------------------------------
 // Joins `group` for these topics. fd (an eventfd) is written to when there is
-// something to read, or to serve. member: the static id, or empty.
-dtask_err dti_reader_open(dti_broker *, const char *group, const char *member, int fd, const char *const *topics, size_t n, dti_reader **out);
+// something to read, or to serve. member: the static id, or empty. store: a
+// number of the store that it takes records into, for dti_broker_strangers.
+dtask_err dti_reader_open(dti_broker *, const char *group, const char *member, uint64_t store, int fd, const char *const *topics, size_t n, dti_reader **out);
 // Leaves the group (a static member's partitions wait for it).
 void dti_reader_close(dti_reader *);
 
@@ -73,6 +86,9 @@ typedef struct {
     bool placed;                 // it is read
     int64_t at;                  // placed: the position of the next record to be handed out
 } dti_part;
+// EENGINE, with a sentence: the group, or one of the topics, may not be read
+// by this user. Looked at after dti_reader_serve and dti_reader_next.
+dtask_err dti_reader_denied(const dti_reader *);
 // Serves the group. Sets *parts to what is assigned; those that are not placed
 // are to be given to dti_reader_place, all together. Valid until the next call.
 size_t dti_reader_serve(dti_reader *, const dti_part **parts);

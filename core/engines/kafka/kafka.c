@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <unistd.h>
 
 #include "base/msgpack.h"
 #include "engines/kafka/broker.h"
@@ -55,6 +56,7 @@ struct dti_bell {
     dti_publisher *publisher;
     bool kept, full;             // the store keeps ends; too many wait
     size_t first;                // the topic that the last turn began with
+    char denied[512];            // why the quarantine may not be written, or empty
 };
 
 typedef struct kafka {
@@ -69,7 +71,7 @@ typedef struct kafka {
     LIST_HEAD(, dti_bell) bells;
     LIST_HEAD(, served) hellos;  // until their bells are opened
     char **types; size_t ntypes, ctypes; // names of started types, by number
-    _Atomic uint64_t quarantined;
+    int64_t timeout_us;
 } kafka;
 
 static void store_call(kafka *k, dti_arena *arena, dti_op *ops, size_t n) {
@@ -237,9 +239,10 @@ static bool has_topic(dtask_str type) {
     return type.n <= 9 || memcmp(type.p, "dynatask.", 9) || dti_str_eq(type, dti_strz(DTI_SYS_MAP));
 }
 
-// The topics of these types, and of maps: each once; the numbers come later.
+// The topics of these types, of maps, and the quarantine's, so that a right
+// that is missing is told now: each once; the numbers come later.
 static dtask_err topics_of(kafka *k, const dti_hello *h, served **out) {
-    const char **topics = calloc(h->ntypes + 1, sizeof *topics);
+    const char **topics = calloc(h->ntypes + 2, sizeof *topics);
     served *s = *out = calloc(1, sizeof *s + (h->ntypes + 1) * sizeof *s->types);
     dtask_err err = s && topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker's topics");
     for (uint32_t i = 0; i <= h->ntypes && !err; i++) {
@@ -252,7 +255,8 @@ static dtask_err topics_of(kafka *k, const dti_hello *h, served **out) {
         while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
         if (same == s->n) topics[s->n] = s->types[s->n].topic, s->n++;
     }
-    if (!err) err = dti_broker_make(k->broker, topics, s->n, true);
+    if (!err) topics[s->n] = k->quarantine;
+    if (!err) err = dti_broker_make(k->broker, topics, s->n + 1, true);
     free(topics);
     return err;
 }
@@ -297,12 +301,26 @@ static void flush(kafka *k, dti_bell *b, dti_arena *arena) {
     } while ((op.done.nends || !op.done.n) && dti_done_wait(b->publisher, until));
 }
 
+// Two stores behind one app's topics would each get some of its starts. Those
+// who died with a store that was lost are members until their session is over.
+static dtask_err alone(kafka *k) {
+    int64_t until = dti_mono_us() + k->timeout_us;
+    while (dti_broker_strangers(k->broker, k->group, k->engine.salt)) {
+        if (dti_mono_us() >= until)
+            return dti_fail(DTASK_EENGINE, "Workers with another store take starts from Kafka's group %s: give one of the two apps another "
+                "name or prefix, or both the same store", k->group);
+        usleep(50000);
+    }
+    return DTASK_OK;
+}
+
 // A type has its topic before it is in the store: who finds it there can start
 // jobs of it.
 static void hello(kafka *k, dti_arena *arena, dti_op *op) {
     dti_hello *h = &op->hello;
     served *s = NULL;
-    dtask_err err = h->bye ? DTASK_OK : topics_of(k, h, &s);
+    dtask_err err = h->bye ? DTASK_OK : alone(k);
+    if (!err && !h->bye) err = topics_of(k, h, &s);
     dti_bell *leaves = h->bye ? bell_of(k, h->worker) : NULL;
     if (!h->bye && !err && (h->name.n || k->keep)) err = done_topic(k, arena, &s->kept);
     if (leaves && leaves->kept) flush(k, leaves, arena);
@@ -351,25 +369,30 @@ static void place(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts
     for (size_t i = 0; i < count; i++) dti_reader_place(b->reader, which[i], (int64_t)ops[i].intake.at);
 }
 
-// True: it lies in the quarantine, so that it may be left out.
-static bool quarantine(kafka *k, dtask_str source, int64_t next, dtask_str key, dtask_str value, const char *why) {
+static dtask_err put_away(kafka *k, dti_bell *bell, dtask_str source, int64_t next, dtask_str key, const dtask_str *value, const char *why) {
     dti_buf b = {0};
     dti_mp_put_array(&b, 5);
     dti_mp_put_uint(&b, DTI_KAFKA_FORMAT);
     dti_mp_put_str(&b, source);
     dti_mp_put_int(&b, next - 1);
     dti_mp_put_strz(&b, why);
-    dti_mp_put_bin(&b, value);
-    const char *topic = k->quarantine;
-    bool done = !b.failed && !dti_broker_make(k->broker, &topic, 1, true);
-    if (done) {
-        dti_write write = {.topic = topic, .key = key, .value = dti_str(b.p, b.n)};
-        dti_broker_write(k->broker, &write, 1);
-        done = !write.err;
-    }
+    if (value) dti_mp_put_bin(&b, *value);
+    else dti_mp_put_nil(&b);
+    dti_write write = {.topic = k->quarantine, .key = key, .value = dti_str(b.p, b.n)};
+    if (!b.failed) dti_broker_write(k->broker, &write, 1);
+    dtask_err err = b.failed ? DTASK_ENOMEM : dti_broker_outcome(k->broker, &write);
     dti_buf_done(&b);
-    if (done) k->quarantined++;
-    return done;
+    snprintf(bell->denied, sizeof bell->denied, "%s", place.denied ? dtask_err_detail() : "");
+    return err;
+}
+
+// True: it lies in the quarantine, so that it may be left out; without its
+// value where that is too large for the topic: it lies where it came from.
+static bool quarantine(kafka *k, dti_bell *bell, dtask_str source, int64_t next, dtask_str key, dtask_str value, const char *why) {
+    const char *topic = k->quarantine;
+    if (dti_broker_make(k->broker, &topic, 1, true)) return false;
+    dtask_err err = put_away(k, bell, source, next, key, &value, why);
+    return !(err == DTASK_ETOOBIG ? put_away(k, bell, source, next, key, NULL, why) : err);
 }
 
 // What the starter reads of it.
@@ -395,7 +418,7 @@ static bool take_one(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *pa
     dti_record_done(&r);
     in->skip = !dti_kafka_take_start(arena, from->key, from->value, b->served->types[topic].type, &in->start, &why);
     if (in->skip && in->start.id.n) in->refused = refusal(k, arena, why);
-    *stuck = in->skip && !quarantine(k, in->source, r.next, from->key, from->value, why);
+    *stuck = in->skip && !quarantine(k, b, in->source, r.next, from->key, from->value, why);
     if (*stuck) dti_reader_place(b->reader, r.part, r.from);
     return !*stuck;
 }
@@ -429,7 +452,7 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
         if (!first) continue;    // it went back already
         char why[512];
         snprintf(why, sizeof why, "%s", dtask_err_detail());
-        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
+        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, b, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
             dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true,
                 .refused = refusal(k, arena, why), .start = dti_kafka_no_start(in->start.id, in->start.task.type)}};
             store_call(k, arena, &skip, 1);
@@ -489,12 +512,20 @@ static bool claimed(dti_bell *b, const dti_turn *turn) {
     return more;
 }
 
+// A worker that may not read, or not put aside what it cannot read, would
+// leave starts for ever, and nobody would know: its turns fail, once the store
+// has what they bring, and claim nothing.
+static dtask_err denied(const dti_bell *b) {
+    return *b->denied ? dti_fail(DTASK_EENGINE, "%s", b->denied) : dti_reader_denied(b->reader);
+}
+
 // ops[turn] is of b's worker: starts go ahead of it.
 static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size_t n, size_t turn) {
     const dti_part *parts;
     size_t nparts = dti_reader_serve(b->reader, &parts), count = 0;
     place(k, b, arena, parts, nparts);
-    size_t want = room(k, b, &ops[turn].turn);
+    *b->denied = 0;
+    size_t want = denied(b) ? 0 : room(k, b, &ops[turn].turn);
     dti_op *all = dti_alloc0(arena, (n + want + 1) * sizeof *all);
     taken *from = dti_alloc0(arena, (want + 1) * sizeof *from);
     if (!all || !from) {
@@ -506,7 +537,7 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     memcpy(all + turn + count, ops + turn, (n - turn) * sizeof *ops);
     dti_op *done = &all[n + count];
     dti_turn *asks = &all[turn + count].turn, as_it_was = *asks;
-    if (b->full) asks->n = 0;
+    if (b->full || denied(b)) asks->n = 0;
     ask_hungry(b, arena, asks);
     done->kind = DTI_OP_DONE;
     dti_done_ask(b->publisher, b->worker, &done->done);
@@ -529,7 +560,9 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
         dti_fail(ops[turn].err, "%s", detail);
         return;
     }
-    if (claimed(b, t) && !b->full) k->store->ops->bell_ring(b->own); // what is here rings no more
+    bool more = claimed(b, t);
+    ops[turn].err = denied(b);
+    if (more && !b->full && !ops[turn].err) k->store->ops->bell_ring(b->own); // what is here rings no more
 }
 
 // ---- the engine ------------------------------------------------------------------------------------
@@ -605,7 +638,8 @@ static dtask_err bell_open(dti_engine *engine, uint64_t worker, dti_bell **out) 
         const char **topics = calloc(b->served->n, sizeof *topics);
         if (!topics) err = dti_fail(DTASK_ENOMEM, "out of memory for a bell");
         for (size_t i = 0; topics && i < b->served->n; i++) topics[i] = b->served->types[i].topic;
-        if (topics) err = dti_reader_open(k->broker, k->group, k->member, k->store->ops->bell_fd(b->own), topics, b->served->n, &b->reader);
+        int fd = k->store->ops->bell_fd(b->own);
+        if (topics) err = dti_reader_open(k->broker, k->group, k->member, k->engine.salt, fd, topics, b->served->n, &b->reader);
         free(topics);
         b->kept = b->served->kept;
         if (!err) err = dti_done_open(k->broker, k->done, ring, b, &b->publisher);
@@ -659,25 +693,47 @@ static void bell_ring(dti_bell *b) {
     b->at->store->ops->bell_ring(b->own);
 }
 
+// The topics of all types that the store knows; strings and list are the arena's.
+static dtask_err known_topics(kafka *k, dti_arena *arena, dti_look *what) {
+    dti_op op = {.kind = DTI_OP_READ, .read = {.what = DTI_READ_TYPES}};
+    store_call(k, arena, &op, 1);
+    if (op.err) return op.err;
+    const char **topics = dti_alloc(arena, (op.read.n + 1) * sizeof *topics);
+    for (uint32_t i = 0; topics && i < op.read.n; i++) {
+        char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
+        dtask_str type = op.read.types[i].name;
+        snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
+        if (!has_topic(type) || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
+        dtask_str copy = dti_dup(arena, dti_str(topic, strlen(topic) + 1));
+        if (copy.p) topics[what->n++] = copy.p;
+    }
+    what->topics = topics;
+    return topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for the types' topics");
+}
+
 // The store's map, with ours behind it.
 static dtask_err about(dti_engine *engine, dti_buf *out) {
     kafka *k = (kafka *)engine;
     dti_buf theirs = {0}, ours = {0};
+    dti_arena arena = {0};
     uint32_t pairs = 0;
-    const char *topic = k->quarantine;
+    dti_look what = {.group = k->group, .quarantine = k->quarantine};
     dtask_err err = k->store->ops->about(k->store, &theirs);
-    if (!err) err = dti_broker_about(k->broker, &ours, &pairs);
-    if (!err) err = dti_broker_make(k->broker, &topic, 1, true); // as each topic will be made
+    if (!err) err = known_topics(k, &arena, &what);
+    if (!err) err = dti_broker_look(k->broker, &what, &ours, &pairs);
     dti_mp at = {theirs.p, theirs.p + theirs.n};
     dti_mpval head;
     if (!err && (!dti_mp_next(&at, &head) || ours.failed || theirs.failed)) err = dti_fail(DTASK_ENOMEM, "no memory for what the servers say");
     if (!err) {
-        dti_mp_put_map(out, head.n + pairs + 1);
+        dti_mp_put_map(out, head.n + pairs + 2);
         dti_buf_add(out, at.p, (size_t)(at.end - at.p));
         dti_buf_add(out, ours.p, ours.n);
-        dti_mp_put_strz(out, "quarantined");
-        dti_mp_put_uint(out, k->quarantined);
+        dti_mp_put_strz(out, "quarantine");
+        dti_mp_put_strz(out, k->quarantine);
+        dti_mp_put_strz(out, "strangers");
+        dti_mp_put_uint(out, dti_broker_strangers(k->broker, k->group, k->engine.salt));
     }
+    dti_arena_done(&arena);
     dti_buf_done(&theirs);
     dti_buf_done(&ours);
     return err;
@@ -712,6 +768,7 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
     snprintf(k->prefix, sizeof k->prefix, "%s", conf->prefix ? conf->prefix : "");
     snprintf(k->app, sizeof k->app, "%s", conf->app);
     k->keep = conf->done;
+    k->timeout_us = conf->timeout_us;
     snprintf(k->member, sizeof k->member, "%s", conf->member ? conf->member : "");
     dtask_err err = dti_kafka_name(k->prefix, k->app, NULL, "quarantine", k->quarantine);
     if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, "done", k->done);

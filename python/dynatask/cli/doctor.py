@@ -146,8 +146,7 @@ def file_system(folder: Path) -> str:
 def of_server(server: dict[str, Any]) -> Iterator[Check]:
     """Version, role, policy and rights were judged as it was opened and asked; what is left is what may hurt later."""
     if "kafka" in server:
-        text = f"{server['kafka']} answers, brokers: {server['kafka_brokers']}; the quarantine topic is there (librdkafka {server['librdkafka']})"
-        yield Check("kafka", "ok", text)
+        yield from of_kafka(server)
     yield Check("server", "ok", f"Redis {server['version']} at {server['address']}, {server['policy']}; all that is needed is allowed")
     if server["persistence"] == "append-only file":
         yield Check("disk", "ok", "it keeps an append-only file")
@@ -163,6 +162,24 @@ def of_server(server: dict[str, Any]) -> Iterator[Check]:
         yield Check("clock", "warn", f"its clock differs from ours by {ahead:+.1f} s: delays are off by as much", "chronyc tracking")
     else:
         yield Check("clock", "ok", "its clock is ours to a second")
+
+
+def of_kafka(server: dict[str, Any]) -> Iterator[Check]:
+    yield Check("kafka", "ok", f"{server['kafka']} answers, brokers: {server['kafka_brokers']} (librdkafka {server['librdkafka']})")
+    missing = server["missing"]
+    if missing:
+        yield Check("rights", "bad", f"missing, for this user: {'; '.join(missing)}", "kafka-acls.sh --add; docs/kafka.md has the list")
+    else:
+        yield Check("rights", "ok", "topics can be made and read, and the group; whether they can be written shows when it is tried")
+    if server["strangers"]:
+        text = f"{server['strangers']} workers take this app's starts into another store: two apps of one name and prefix"
+        yield Check("group", "bad", text, "another prefix=, or the same store=")
+    held, topic = server["quarantined"], server["quarantine"]
+    if held:
+        text = f"{held} records lie in {topic}, that no worker could take in; the latest: {server['quarantined_why']}"
+        yield Check("held", "warn", text, f"kcat -C -e -b {server['kafka']} -t {topic}")
+    else:
+        yield Check("held", "ok", "no records in quarantine")
 
 
 # ---- what is in it -------------------------------------------------------------------------

@@ -1,0 +1,273 @@
+"""What goes wrong between an app and its broker, each by a named error with a way out: records too large, rights that are missing,
+two stores behind one app, records of a newer release, a broker that is too old."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Guard, Kafka, Redis
+from servers.certificates import Certificates
+from servers.kafka import AUTHORIZER
+
+from dynatask import App, EngineError, TaskType, TooBig
+
+NewRedis = Callable[..., Redis]
+NewKafka = Callable[..., Kafka]
+
+
+def url_of(kafka: Kafka, redis: Redis, **options: str) -> str:
+    return f"kafka://{kafka.address}?store={redis.url}" + "".join(f"&{name.replace('__', '.')}={value}" for name, value in options.items())
+
+
+def echo_of(app: App) -> TaskType[[str], str]:
+    @app.task
+    def echo(text: str) -> str:
+        return text
+
+    return echo
+
+
+def put(kafka: Kafka, topic: str, key: str, value: bytes, folder: Path) -> None:
+    (folder / "record").write_bytes(value)
+    command = ["kcat", "-b", kafka.address, "-P", "-t", topic, "-k", key, "-X", "message.max.bytes=10000000", str(folder / "record")]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def ends(kafka: Kafka, topic: str) -> int:
+    """How many records lie in a topic."""
+    run = subprocess.run(["kcat", "-b", kafka.address, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%o\n"], capture_output=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return len(run.stdout.splitlines())
+
+
+def doctor(folder: Path, name: str, url: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    (folder / "app.py").write_text(f"from dynatask import App\n\napp = App('{name}')\n")
+    env = os.environ | {"DYNATASK_URL": url, "DYNATASK_APP": "app.py", "DYNATASK_ENGINE_TIMEOUT": "5"}
+    run = subprocess.run([sys.executable, "-m", "dynatask", "doctor", "--json"], cwd=folder, env=env, capture_output=True, text=True)
+    assert run.stdout, run.stderr
+    return run.returncode, {check["name"]: check for check in json.loads(run.stdout)["checks"]}
+
+
+# ---- too large ----------------------------------------------------------------------------------------
+
+
+def test_a_record_that_is_too_large_is_refused_before_it_is_sent(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    app = App("large", url_of(shared_kafka, new_redis(), kafka__message__max__bytes="4000"), slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("small").result(timeout=30) == "small"
+        before = ends(shared_kafka, "large.echo.intake")
+        with pytest.raises(TooBig, match=r"kafka\.message\.max\.bytes: pass a reference"):
+            echo.start("x" * 5000)
+        assert ends(shared_kafka, "large.echo.intake") == before
+        assert echo.start("still").result(timeout=30) == "still"
+
+
+def test_a_topic_that_takes_less_names_its_setting(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    for topic, most in (("less.echo.intake", "2000"), ("less.quarantine", "1000")):
+        shared_kafka.create_topic(topic, 1, {"max.message.bytes": most})
+    app = App("less", url_of(shared_kafka, new_redis()), slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        with pytest.raises(TooBig, match=r"less\.echo\.intake takes: pass a reference.*max\.message\.bytes"):
+            echo.start("x" * 3000)
+        # What does not fit into the quarantine holds up nothing: it is told there without its value.
+        put(shared_kafka, "less.echo.intake", "wide", b"\x93\x02\xc5\x05\xdc" + b"x" * 1500, tmp_path)
+        assert echo.start("behind").result(timeout=30) == "behind"
+        assert ends(shared_kafka, "less.quarantine") == 1
+
+
+# ---- rights -------------------------------------------------------------------------------------------
+
+
+class Guarded:
+    """A broker that grants nothing by itself; `url` comes by a user who is granted rights one by one."""
+
+    def __init__(self, kafka: Kafka, redis: Redis) -> None:
+        self.kafka, self.redis = kafka, redis
+        options = kafka.client_options("plain")
+        passed = "".join(f"&kafka.{name}={value}" for name, value in options.items() if name != "bootstrap.servers")
+        self.url = f"kafka://{options['bootstrap.servers']}?store={redis.url}&engine_timeout=5{passed}"
+
+
+@pytest.fixture
+def guarded(new_kafka: NewKafka, new_redis: NewRedis, certificates: Certificates) -> Guarded:
+    return Guarded(new_kafka(secure=certificates, properties=AUTHORIZER), new_redis())
+
+
+def test_a_missing_right_is_named(guarded: Guarded, tmp_path: Path) -> None:
+    kafka, url = guarded.kafka, guarded.url
+
+    def serve(n: int) -> None:
+        app = App("rights", url, slots=1)
+        echo = echo_of(app)
+        with app.worker():
+            assert [job.result(timeout=30) for job in [echo.start(str(i)) for i in range(n)]] == [str(i) for i in range(n)]
+
+    with pytest.raises(EngineError, match=r"the right Create on the topic rights\.") as refused:
+        serve(1)
+    assert "kafka-acls" in str(refused.value)
+    code, checks = doctor(tmp_path, "rights", url)
+    assert code and "the right Create on the topic rights.quarantine" in checks["rights"]["text"], checks
+
+    kafka.grant("Create", "topic", "rights.")
+    kafka.grant("Describe", "topic", "rights.")
+    app = App("rights", url, slots=1)
+    echo = echo_of(app)
+    with pytest.raises(EngineError, match=r"the right Write on the topic rights\.echo\.intake"):
+        echo.start("x")
+    kafka.grant("Write", "topic", "rights.")
+    until = time.monotonic() + 30
+    while True:  # the broker knows of a right a moment after it was granted
+        try:
+            echo.using(id="waits").start("x")
+            break
+        except EngineError:
+            assert time.monotonic() < until
+    code, checks = doctor(tmp_path, "rights", url)
+    assert code and "the right Read on the topic rights.echo.intake" in checks["rights"]["text"], checks
+    assert "the right Read on the group rights" in checks["rights"]["text"], checks
+
+    def refused_at_work(why: str) -> None:
+        """The worker ends, and says why: a type whose starts it may not read it would never run."""
+        (tmp_path / "served.py").write_text(
+            f"from dynatask import App\n\napp = App('rights', slots=1)\n\n@app.task\ndef echo(text: str) -> str:\n    return text\n"
+        )
+        env = os.environ | {"DYNATASK_URL": url}
+        run = subprocess.run([sys.executable, "-m", "dynatask", "worker", "served.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert run.returncode and why in " ".join((run.stdout + run.stderr).split()), run
+
+    refused_at_work("the right Read on the group rights")
+    kafka.grant("Read", "group", "rights")
+    refused_at_work("the right Read on the topic rights.")
+    kafka.grant("Read", "topic", "rights.")
+    with app.worker():
+        assert echo.job("waits").result(timeout=30) == "x"
+    code, checks = doctor(tmp_path, "rights", url)
+    assert code == 0 and checks["rights"]["level"] == "ok", checks
+
+
+# ---- two apps of one name -----------------------------------------------------------------------------
+
+
+def test_two_stores_behind_one_app_are_refused(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    one, other = new_redis(), new_redis()
+    app = App("same", url_of(shared_kafka, one), slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("x").result(timeout=30) == "x"
+        second = App("same", url_of(shared_kafka, other, engine_timeout="1"), slots=1)
+        with pytest.raises(EngineError, match="another store .*group same: give one of the two apps another name or prefix"):
+            echo_of(second).start("y")
+        code, checks = doctor(tmp_path, "same", url_of(shared_kafka, other))
+        assert code and "another store" in checks["group"]["text"], checks
+        third = App("same", url_of(shared_kafka, other, prefix="third"), slots=1)
+        echo = echo_of(third)
+        with third.worker():
+            assert echo.start("z").result(timeout=30) == "z"
+        code, checks = doctor(tmp_path, "same", url_of(shared_kafka, one))
+        assert code == 0 and "group" not in checks, checks
+
+
+def test_a_store_that_was_lost_with_its_workers_is_no_other_app(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    """The dead worker is a member of the group until its session is over: who comes next waits for that, and reads all again."""
+    redis = new_redis()
+    program = "import sys\nfrom dynatask import App\napp = App('lost', sys.argv[1], slots=1)\n@app.task\ndef echo(text: str) -> str:\n    return text\n"
+    program += "with app.worker():\n    echo.start('x').result(timeout=30)\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+    process = subprocess.Popen([sys.executable, "-c", program, url_of(shared_kafka, redis)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
+    process.kill()
+    process.communicate()
+    redis("FLUSHALL")
+    app = App("lost", url_of(shared_kafka, redis), slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("y").result(timeout=60) == "y"
+
+
+# ---- what doctor sees -----------------------------------------------------------------------------------
+
+
+def test_doctor_counts_what_lies_in_quarantine(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    url = url_of(shared_kafka, new_redis())
+    app = App("held", url, slots=1)
+    echo = echo_of(app)
+    code, checks = doctor(tmp_path, "held", url)
+    assert code == 0 and checks["held"]["level"] == "ok", checks
+    assert "held.quarantine" not in shared_kafka.metadata().topics  # it looks only
+    with app.worker():
+        echo.start("x").result(timeout=30)
+        put(shared_kafka, "held.echo.intake", "a", b"garbage", tmp_path)
+        for n, key in enumerate(("b", "c"), 1):
+            until = time.monotonic() + 60
+            while "held.quarantine" not in shared_kafka.metadata().topics or ends(shared_kafka, "held.quarantine") < n:
+                assert time.monotonic() < until
+            put(shared_kafka, "held.echo.intake", key, b"\x94\x02\xc0\xc0\xc0", tmp_path)
+        while ends(shared_kafka, "held.quarantine") < 3:
+            assert time.monotonic() < until
+    code, checks = doctor(tmp_path, "held", url)
+    held = checks["held"]
+    assert code == 0 and held["level"] == "warn", checks
+    assert "3 records lie in held.quarantine" in held["text"] and "another format than 1: upgrade" in held["text"], held
+
+
+class Older:
+    """Between clients and a broker: tells them that it makes topics as Kafka 2.3 does (CreateTopics up to version 3)."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.target = target
+        self.listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                broker = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:  # it ended ahead of its clients
+                client.close()
+                continue
+            threading.Thread(target=self.carry, args=(client, broker, False), daemon=True).start()
+            threading.Thread(target=self.carry, args=(broker, client, True), daemon=True).start()
+
+    def carry(self, source: socket.socket, to: socket.socket, answers: bool) -> None:
+        with source, to, source.makefile("rb") as file:
+            try:
+                if answers:  # the first is of ApiVersions, version 3: size, correlation, error, how many; each: key, from, to, no tags
+                    data = bytearray(file.read(4))
+                    data += file.read(int.from_bytes(data, "big"))
+                    at = data.index(b"\x00\x13\x00", 11)
+                    assert (at - 11) % 7 == 0
+                    data[at + 4 : at + 6] = b"\x00\x03"
+                    to.sendall(data)
+                while some := file.read1(65536):
+                    to.sendall(some)
+            except OSError:
+                pass
+
+
+def test_a_broker_that_is_too_old_is_named(new_kafka: NewKafka, new_redis: NewRedis, guard: Guard, tmp_path: Path) -> None:
+    port = guard.port()
+    kafka = new_kafka(properties={"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
+    older = Older(port, kafka.port)
+    url = f"kafka://127.0.0.1:{port}?store={new_redis().url}"
+    try:
+        code, checks = doctor(tmp_path, "old", url)
+        assert code and "too old" in checks["engine"]["text"] and "2.4 or newer" in checks["engine"]["text"], checks
+        with pytest.raises(EngineError, match="too old"):
+            echo_of(App("old", url)).start("x")
+    finally:
+        older.listener.close()
