@@ -192,6 +192,7 @@ typedef struct {
     dti_wake *wakes; uint32_t nwakes;
     bool drain;                  // run dry: a task waits to run alone
     bool todo;                   // as in dti_effects: sweep at once
+    bool stored;                 // with an error: all was applied and the lease is renewed, but there will be no claims
 } dti_turn;
 
 // ---- 4. read -----------------------------------------------------------------

@@ -364,7 +364,8 @@ static void new_life(io *t) {
         t->left = true;
         return;
     }
-    t->asleep = false;           // and still failing, until a turn goes well
+    t->asleep = false;
+    t->failing = 0;
     pthread_mutex_lock(&w->lock);
     dry_none(t->link);
     pthread_mutex_unlock(&w->lock);
@@ -401,6 +402,30 @@ static bool send_again(io *t, dtask_err err) {
     }
     poll(NULL, 0, now - t->failing < 100000 ? 5 : 200);
     return true;
+}
+
+// A turn was stored, and yet there will be no claims until somebody mends what
+// the error tells: false past engine_timeout, when the worker ends. What runs
+// goes on until then.
+static bool holds_out(io *t, dtask_err err) {
+    dtask_worker *w = t->w;
+    int64_t now = dti_mono_us();
+    char why[sizeof w->why_text];
+    snprintf(why, sizeof why, "%s", dtask_err_detail());
+    if (!t->failing) {
+        t->failing = now;
+        dti_app_log(w->app, LOG_ERR, NULL, "the engine gives no tasks: %s: %s", dtask_err_name(err), why);
+    }
+    if (now - t->failing < w->app->conf.engine_timeout_us) {
+        poll(NULL, 0, 50);       // what is wrong is looked at in each turn
+        return true;
+    }
+    pthread_mutex_lock(&w->lock);
+    dti_frames_void(&t->box);
+    dti_worker_fail(w, err, why);
+    t->left = true;
+    pthread_mutex_unlock(&w->lock);
+    return false;
 }
 
 // Between two turns, whatever the bell says: for most engines they renew the
@@ -459,11 +484,13 @@ static void exchange_turn(io *t, bool sweep) {
         dti_arena_reset(&t->reply);
         w->engine->ops->call(w->engine, &t->reply, ops, n);
         if (sweep) swept(t, &ops[0], now);
-        if (ops[n - 1].err) {
-            if (send_again(t, ops[n - 1].err)) continue;
+        dtask_err err = ops[n - 1].err;
+        if (err && !turn->stored) {
+            if (send_again(t, err)) continue;
             return;
         }
-        t->failing = 0;
+        if (!err) t->failing = 0;
+        else if (!holds_out(t, err)) return;
         if (turn->status == DTI_TURN_DEAD || turn->status == DTI_TURN_ERA) {
             fence(t, turn->status == DTI_TURN_DEAD ? "this worker was taken for dead" : "the store was started anew, or is another");
             return;

@@ -3,6 +3,7 @@ two stores behind one app, records of a newer release, a broker that is too old.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -141,7 +142,7 @@ def test_a_missing_right_is_named(guarded: Guarded, tmp_path: Path) -> None:
     def refused_at_work(why: str) -> None:
         """The worker ends, and says why: a type whose starts it may not read it would never run."""
         (tmp_path / "served.py").write_text(
-            f"from dynatask import App\n\napp = App('rights', slots=1)\n\n@app.task\ndef echo(text: str) -> str:\n    return text\n"
+            f"from dynatask import App\n\napp = App('rights', slots=1, lease=2)\n\n@app.task\ndef echo(text: str) -> str:\n    return text\n"
         )
         env = os.environ | {"DYNATASK_URL": url}
         run = subprocess.run([sys.executable, "-m", "dynatask", "worker", "served.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
@@ -155,6 +156,78 @@ def test_a_missing_right_is_named(guarded: Guarded, tmp_path: Path) -> None:
         assert echo.job("waits").result(timeout=30) == "x"
     code, checks = doctor(tmp_path, "rights", url)
     assert code == 0 and checks["rights"]["level"] == "ok", checks
+
+
+GATED = """
+import fcntl
+from dynatask import App
+app = App("aside", slots=2, lease=2)
+
+@app.task
+def gated(n: int, begun: str, gate: str) -> int:
+    open(begun, "x").close()
+    with open(gate) as f:
+        fcntl.flock(f, fcntl.LOCK_SH)
+    return n
+"""
+
+
+def test_what_runs_is_stored_while_a_right_is_missing(guarded: Guarded, tmp_path: Path) -> None:
+    """The quarantine may not be written: the worker says so, stores what its handlers bring, and ends; no start is left out."""
+    kafka = guarded.kafka
+    for operation in ("Create", "Describe", "Read"):
+        kafka.grant(operation, "topic", "aside.")
+    kafka.grant("Read", "group", "aside")
+    kafka.grant("Write", "topic", "aside.gated")
+    (tmp_path / "served.py").write_text(GATED)
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    shut = gate.open("w")
+    fcntl.flock(shut, fcntl.LOCK_EX)
+    app = App("aside", guarded.url)
+
+    @app.extern()
+    def gated(n: int, begun: str, gate: str) -> int: ...
+
+    command = [sys.executable, "-m", "dynatask", "worker", "served.py"]
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"DYNATASK_URL": guarded.url}, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            until = time.monotonic() + 60
+            while "aside.gated.intake" not in kafka.metadata().topics:
+                assert time.monotonic() < until
+            job = gated.start(1, str(begun), str(gate))
+            while not begun.exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            put(kafka, "aside.gated.intake", "a", b"garbage", tmp_path)
+            time.sleep(1.5)  # by now it was most likely refused; if not, this asks for less
+            shut.close()
+            said = worker.communicate(timeout=60)[1]
+            assert worker.returncode and "the right Write on the topic aside.quarantine" in " ".join(said.split()), said
+        finally:
+            worker.kill()
+    assert job.result(timeout=30) == 1  # no worker runs
+    kafka.grant("Write", "topic", "aside.quarantine")
+    here = App("aside", guarded.url, slots=1)
+
+    @here.task(name="gated")
+    def again(n: int, begun: str, gate: str) -> int:
+        return n
+
+    with here.worker():
+        assert [job.result(timeout=30) for job in [again.start(i, "", "") for i in range(20)]] == list(range(20))
+    assert ends(kafka, "aside.quarantine") == 1
+
+
+def test_doctor_asks_for_no_right_to_make_what_is_there(guarded: Guarded, tmp_path: Path) -> None:
+    kafka = guarded.kafka
+    for topic in ("premade.quarantine", "premade.dynatask-2emap.intake"):
+        kafka.create_topic(topic, 1)
+    for operation in ("Describe", "Read"):
+        kafka.grant(operation, "topic", "premade.")
+    kafka.grant("Read", "group", "premade")
+    until = time.monotonic() + 30
+    while (checks := doctor(tmp_path, "premade", guarded.url)[1])["rights"]["level"] != "ok":  # a right is seen a moment later
+        assert time.monotonic() < until, checks
 
 
 # ---- two apps of one name -----------------------------------------------------------------------------
@@ -219,6 +292,9 @@ def test_doctor_counts_what_lies_in_quarantine(shared_kafka: Kafka, new_redis: N
     held = checks["held"]
     assert code == 0 and held["level"] == "warn", checks
     assert "3 records lie in held.quarantine" in held["text"] and "another format than 1: upgrade" in held["text"], held
+    put(shared_kafka, "held.quarantine", "d", b"\x95\x01\xa1s\x00\xa6\xff\xc3\x1b[2J\xc0", tmp_path)  # whoever wrote that
+    code, checks = doctor(tmp_path, "held", url)
+    assert code == 0 and "4 records" in checks["held"]["text"], checks
 
 
 class Older:

@@ -56,7 +56,7 @@ struct dti_bell {
     dti_publisher *publisher;
     bool kept, full;             // the store keeps ends; too many wait
     size_t first;                // the topic that the last turn began with
-    char denied[512];            // why the quarantine may not be written, or empty
+    char denied[512];            // why the quarantine could not be written last, for want of a right; or empty
 };
 
 typedef struct kafka {
@@ -382,7 +382,7 @@ static dtask_err put_away(kafka *k, dti_bell *bell, dtask_str source, int64_t ne
     if (!b.failed) dti_broker_write(k->broker, &write, 1);
     dtask_err err = b.failed ? DTASK_ENOMEM : dti_broker_outcome(k->broker, &write);
     dti_buf_done(&b);
-    snprintf(bell->denied, sizeof bell->denied, "%s", place.denied ? dtask_err_detail() : "");
+    snprintf(bell->denied, sizeof bell->denied, "%s", dti_broker_denied(&write) ? dtask_err_detail() : "");
     return err;
 }
 
@@ -524,8 +524,8 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     const dti_part *parts;
     size_t nparts = dti_reader_serve(b->reader, &parts), count = 0;
     place(k, b, arena, parts, nparts);
-    *b->denied = 0;
-    size_t want = denied(b) ? 0 : room(k, b, &ops[turn].turn);
+    size_t want = room(k, b, &ops[turn].turn);
+    if (want && denied(b)) want = 1; // whether it still is
     dti_op *all = dti_alloc0(arena, (n + want + 1) * sizeof *all);
     taken *from = dti_alloc0(arena, (want + 1) * sizeof *from);
     if (!all || !from) {
@@ -561,7 +561,8 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
         return;
     }
     bool more = claimed(b, t);
-    ops[turn].err = denied(b);
+    if (t->status == DTI_TURN_OK) ops[turn].err = denied(b);
+    ops[turn].turn.stored = ops[turn].err;
     if (more && !b->full && !ops[turn].err) k->store->ops->bell_ring(b->own); // what is here rings no more
 }
 
