@@ -1,6 +1,6 @@
 """A fleet: two Python and two C workers, each with types of its own, as on four hosts.
 
-    python examples/fleet/fleet.py [DIR]
+    script/fleet [DIR]       # sets up, then: python examples/fleet/fleet.py [DIR]
 
 Counts the words of the files below DIR; without DIR: /usr/include/linux. The
 workers share nothing but the engine: DYNATASK_URL, else Kafka and Redis, real
@@ -45,8 +45,10 @@ def engine() -> Iterator[str]:
     if url := os.environ.get("DYNATASK_URL"):
         yield url
         return
-    from servers import Guard, Kafka, Redis, kit
+    from servers import Guard, Kafka, Redis, kit, redis
 
+    if reason := redis.missing():
+        sys.exit(f"fleet.py: {reason}; or name an engine by DYNATASK_URL")
     with Guard() as guard:
         url = Redis(guard).url
         if reason := kit.Kit(kit.VERSIONS[0]).missing():

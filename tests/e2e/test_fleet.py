@@ -75,7 +75,8 @@ def start(fleets: list[Popen], folder: Path, url: str | None) -> Popen:
     env = {name: value for name, value in os.environ.items() if name != "DYNATASK_URL"} | {"DTASK_BUILD": str(BUILD), "NO_COLOR": "1"}
     if url is not None:
         env["DYNATASK_URL"] = url
-    fleets.append(subprocess.Popen([sys.executable, FLEET / "fleet.py", folder], stdout=subprocess.PIPE, text=True, env=env))
+    command = [sys.executable, FLEET / "fleet.py"] if url is not None else [ROOT / "script/fleet"]
+    fleets.append(subprocess.Popen([*command, folder], stdout=subprocess.PIPE, text=True, env=env))
     return fleets[-1]
 
 
@@ -108,6 +109,7 @@ def test_each_type_on_its_own_worker(fleets: list[Popen], url: str, folder: Path
 def test_without_an_engine_it_starts_its_own(fleets: list[Popen], needs_redis: None, folder: Path, expected: dict[str, str]) -> None:
     need_kafka()
     lines: list[str] = []
+    subprocess.run([ROOT / "script/setup", "test"], check=True)  # what script/fleet would build first
     check(start(fleets, folder, None), lines, expected)
     assert re.fullmatch(r"engine: kafka://127.0.0.1:\d+\?store=redis://127.0.0.1:\d+/0, started for this run", lines[0])
 

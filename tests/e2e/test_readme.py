@@ -8,9 +8,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from servers import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -55,21 +59,39 @@ def test_the_plugin_beside_python(words: Path) -> None:
     assert shell(words, "python words.py").strip() == str(len(WORDS.split()))
 
 
-def test_the_command_line(words: Path) -> None:
-    lines = block("sh", "dynatask worker").splitlines()
-    app, starts = lines[0], [line.partition("#")[0] for line in lines[1:]]
-    assert len(starts) == 2
-    workers: list[subprocess.Popen[str]] = []
+@contextmanager
+def workers(folder: Path, app: str, starts: list[str]) -> Iterator[None]:
+    """Each in a terminal of its own, from when it says what it serves; stopped by SIGTERM they end well."""
+    running: list[subprocess.Popen[str]] = []
     try:
         for start in starts:
             command = ["bash", "-c", f"{app}\nexec {shlex.join(shlex.split(start))}"]
-            workers.append(subprocess.Popen(command, cwd=words, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-            assert (out := workers[-1].stdout) and out.readline()  # it runs
-        said = shell(words, block("sh", "dynatask watch"))
-        assert str(len(WORDS.split())) in said and "wordcount" in said
+            running.append(subprocess.Popen(command, cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            assert (out := running[-1].stdout) and " serves " in out.readline()
+        yield
     finally:
-        for worker in workers:
+        for worker in running:
             worker.send_signal(signal.SIGTERM)
-        for worker in workers:
+        for worker in running:
             worker.communicate(timeout=60)
-    assert [worker.returncode for worker in workers] == [0, 0]
+    assert [worker.returncode for worker in running] == [0, 0]
+
+
+def test_the_command_line(words: Path) -> None:
+    lines = block("sh", "dynatask worker --plugin").splitlines()
+    with workers(words, lines[0], [line.partition("#")[0] for line in lines[1:]]):
+        said = shell(words, block("sh", "dynatask tree"))
+    assert str(len(WORDS.split())) in said and "wordcount" in said
+
+
+@pytest.mark.parametrize("kafka", [False, True], ids=["redis", "kafka"])
+def test_many_machines(words: Path, request: pytest.FixtureRequest, shared_redis: Redis, kafka: bool) -> None:
+    """As it stands there, but for the port."""
+    url = shared_redis.url
+    if kafka:  # with topics of its own on a broker that others use
+        url = f"'kafka://{request.getfixturevalue('shared_kafka').address}?store={url}&prefix={uuid.uuid4()}'"
+    settings, doctor, c, python, job = block("sh", "DYNATASK_URL=redis:").replace("redis://127.0.0.1/0", url).splitlines()
+    assert "bad " not in shell(words, f"{settings}\n{doctor}")
+    with workers(words, settings, [line.partition("#")[0] for line in (c, python)]):
+        said = shell(words, f"{settings}\n{job}")
+    assert re.search(r"wordcount +succeeded", said) and re.search(r"count_words +×\d+ +C +succeeded", said), said
