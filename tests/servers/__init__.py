@@ -8,7 +8,8 @@
     proxy = servers.Proxy(guard, redis.port)        # a network that can be cut
 
 Everything is on loopback ports that were free and are nobody's default, in a temporary folder, and is gone when the guard is closed or its
-process dies, however it dies. pytest fixtures: `fixtures.py`.
+process dies, however it dies. pytest fixtures: `fixtures.py`. DTASK_KAFKA_VERSION=3.9.2 is the release of all brokers that a test does not
+ask for by its own.
 
     seconds on 2 cores, to the first answer    machine idle    other jobs at it (load 14 to 20)
     Redis                                      0.04            0.15 to 0.6

@@ -14,12 +14,12 @@ import subprocess
 import sys
 
 from .kafka import Kafka, prepare
-from .kit import VERSIONS, Kit
+from .kit import VERSION, VERSIONS, Kit
 from .process import Guard, ServerError
 
 
 def beside_kafka(command: list[str]) -> int:
-    if reason := Kit(VERSIONS[0]).missing():
+    if reason := Kit(VERSION).missing():
         print(f"! {reason}", file=sys.stderr)
         return subprocess.run(command).returncode
     with Guard() as guard:

@@ -16,7 +16,7 @@ import pytest
 from . import redis
 from .certificates import Certificates
 from .kafka import Kafka, KafkaCluster
-from .kit import VERSIONS, Kit
+from .kit import VERSION, Kit
 from .process import Guard
 from .redis import Redis, RedisCluster, RedisPair
 
@@ -85,7 +85,7 @@ def redis_pair(needs_redis: None, guard: Guard) -> RedisPair:
 def new_kafka(guard: Guard) -> Callable[..., Kafka]:
     """Kafka(guard, version, ..), for one test."""
 
-    def make(version: str = VERSIONS[0], **options: Any) -> Kafka:
+    def make(version: str = VERSION, **options: Any) -> Kafka:
         need_kafka(version)
         return Kafka(guard, version, **options)
 
@@ -104,7 +104,7 @@ def kafka_cluster(guard: Guard) -> KafkaCluster:
     return KafkaCluster(guard)
 
 
-def need_kafka(version: str = VERSIONS[0]) -> None:
+def need_kafka(version: str = VERSION) -> None:
     """Gives up if no broker of this version can start here."""
     if reason := Kit(version).missing():
         give_up(reason)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from . import wire
 from .certificates import Certificates
-from .kit import SCRAM, VERSIONS, Kit
+from .kit import SCRAM, VERSION, Kit
 from .process import Guard, Server
 
 PLAIN = ("plain-user", "plain-secret")
@@ -65,7 +65,7 @@ class Kafka(Server):
     def __init__(
         self,
         guard: Guard,
-        version: str = VERSIONS[0],
+        version: str = VERSION,
         *,
         secure: Certificates | None = None,
         properties: Mapping[str, str | int] | None = None,
@@ -168,7 +168,7 @@ class Kafka(Server):
 class KafkaCluster:
     """Three brokers: replication factor 3, min.insync.replicas 2. The constructor returns once each lists all three."""
 
-    def __init__(self, guard: Guard, version: str = VERSIONS[0], properties: Mapping[str, str | int] | None = None) -> None:
+    def __init__(self, guard: Guard, version: str = VERSION, properties: Mapping[str, str | int] | None = None) -> None:
         controllers = [guard.port() for _ in range(3)]
         self.brokers = [
             Kafka(guard, version, node=node, controllers=controllers, properties=properties, start=False) for node in (1, 2, 3)

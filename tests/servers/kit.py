@@ -20,6 +20,7 @@ from pathlib import Path
 from .process import ServerError
 
 VERSIONS = ("4.3.1", "3.9.2")  # the main one, the second
+VERSION = os.environ.get("DTASK_KAFKA_VERSION") or VERSIONS[0]  # of the tests that do not name one
 SCRAM = ("scram-user", "scram-secret")
 CLUSTER_ID = "ZHluYXRhc2stdGVzdHMtMQ"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
