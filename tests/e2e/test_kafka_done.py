@@ -173,6 +173,21 @@ def test_none_is_kept_unless_it_was_asked_for(shared_kafka: Kafka, new_redis: Ne
     assert [key for key, _ in told(shared_kafka, "unasked.done", {"told"})] == ["told"]
 
 
+def test_who_was_there_before_it_was_asked_for_tells_ends(shared_kafka: Kafka, new_redis: NewRedis, workers: Workers) -> None:
+    """No worker says hello after the first client that asks."""
+    redis = new_redis()
+    workers.start("before", url_of(shared_kafka, redis, done=""))
+    app = App("before", url_of(shared_kafka, redis))
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    assert echo.using(id="first").start(1).result(timeout=30) == 1
+    assert echo.using(id="second").start(2).result(timeout=30) == 2
+    told(shared_kafka, "before.done", {"first", "second"})
+
+
 @pytest.mark.parametrize("killed", [True, False], ids=["worker-killed", "worker-stays"])
 def test_ends_wait_for_the_broker(new_kafka: NewKafka, new_redis: NewRedis, workers: Workers, tmp_path: Path, killed: bool) -> None:
     """Jobs end while the broker is dead, so that no end can be told; then their worker is killed too, or stays."""

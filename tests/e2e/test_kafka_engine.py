@@ -342,3 +342,21 @@ def test_watch_waits_until_a_job_is_taken_in(shared_kafka: Kafka, shared_redis: 
     with app.worker():
         assert watching.communicate(timeout=60)[0].splitlines()[0].startswith(f"{job.id} echo")
     assert watching.returncode == 0
+
+
+def test_who_waits_for_a_start_that_was_deleted_hears_of_it(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    """No worker reads, nor does a later start lie behind it."""
+    app = App("deleted", url_of(shared_kafka, new_redis()), slots=1)
+
+    @app.task
+    def echo(n: int) -> int:
+        return n
+
+    with app.worker():
+        assert echo.start(1).result(timeout=30) == 1
+    job = echo.start(2)
+    assert job.info().state == "running"
+    for partition in shared_kafka.metadata().topics["deleted.echo.intake"]:
+        shared_kafka.delete_records("deleted.echo.intake", partition)
+    with pytest.raises(NotFound):
+        job.result(timeout=60)

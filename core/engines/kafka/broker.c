@@ -453,6 +453,12 @@ unsigned dti_broker_strangers(dti_broker *b, const char *group, uint64_t store) 
     return n;
 }
 
+dtask_err dti_broker_first(dti_broker *b, const char *topic, int32_t partition, int timeout_ms, int64_t *out) {
+    int64_t end;
+    rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(b->rk, topic, partition, out, &end, timeout_ms);
+    return err ? trouble(b, topic, err) : DTASK_OK;
+}
+
 // ---- reading --------------------------------------------------------------------------------------
 
 struct dti_reader {

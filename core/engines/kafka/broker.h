@@ -68,6 +68,9 @@ typedef struct { const char *group, *quarantine; const char *const *topics; size
 // make such topics.
 dtask_err dti_broker_look(dti_broker *, const dti_look *, dti_buf *out, uint32_t *pairs);
 
+// The position of the first record that a partition still has. Blocks.
+dtask_err dti_broker_first(dti_broker *, const char *topic, int32_t partition, int timeout_ms, int64_t *out);
+
 // How many members of the group take records into another store; of dead ones
 // too, until their session is over. 0 where that is not to be seen. Blocks.
 unsigned dti_broker_strangers(dti_broker *, const char *group, uint64_t store);

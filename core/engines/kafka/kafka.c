@@ -19,31 +19,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/queue.h>
 #include <unistd.h>
 
 #include "base/msgpack.h"
 #include "engines/kafka/broker.h"
 #include "engines/kafka/done.h"
-#include "engines/kafka/record.h"
+#include "engines/kafka/gone.h"
+#include "engines/kafka/quarantine.h"
+#include "engines/kafka/served.h"
 #include "engines/kafka/started.h"
 #include "engines/run.h"
 
 enum { TAKE_MAX = 60,            // starts in a turn: with it they are one call of the script
+    ASK_US = 5000000,            // so often a worker asks whether ends of jobs are kept by now
     FLUSH_US = 5000000 };        // how long a worker that leaves waits for ends of jobs that it writes
-
-typedef struct served {          // what a worker said hello for
-    LIST_ENTRY(served) entry;
-    uint64_t worker;
-    bool kept;                   // the store keeps ends of jobs
-    size_t n;
-    struct served_type {
-        char topic[DTI_KAFKA_NAME_MAX + 1];
-        uint32_t type;
-        uint32_t surplus;        // starts taken in that this worker has not claimed since: its lanes are long
-        uint32_t wanted, most, taken, got, roots; // of one turn: tasks wanted; starts to take, that were taken; claims, and first tasks among them
-    } types[];
-} served;
 
 struct dti_bell {
     LIST_ENTRY(dti_bell) entry;
@@ -51,12 +40,13 @@ struct dti_bell {
     dti_bell *own;               // the store's
     uint64_t worker;
     // a worker's; its I/O thread's
-    served *served;
+    dti_served *served;
     dti_reader *reader;
     dti_publisher *publisher;
-    bool kept, full;             // the store keeps ends; too many wait
+    bool kept, full;             // the store keeps ends, or did; too many wait
+    int64_t asked_at;            // whether it does
     size_t first;                // the topic that the last turn began with
-    char denied[512];            // why the quarantine could not be written last, for want of a right; or empty
+    dti_quarantine aside;
 };
 
 typedef struct kafka {
@@ -65,11 +55,12 @@ typedef struct kafka {
     dti_engine *store;
     dti_broker *broker;
     dti_started *started;
+    dti_gone *gone;
     char prefix[64], app[104], member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], done[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
     uint8_t keep;                // DTI_DONE_*
     pthread_mutex_t lock;
     LIST_HEAD(, dti_bell) bells;
-    LIST_HEAD(, served) hellos;  // until their bells are opened
+    LIST_HEAD(, dti_served) hellos;  // until their bells are opened
     char **types; size_t ntypes, ctypes; // names of started types, by number
     int64_t timeout_us;
 } kafka;
@@ -182,11 +173,12 @@ static bool lies_in_kafka(kafka *k, dti_arena *arena, dtask_str id, dti_op *op, 
     *type = k->types[job->topic];
     pthread_mutex_unlock(&k->lock);
     if (dti_kafka_name(k->prefix, k->app, *type, NULL, topic)) return false;
+    bool gone = dti_gone_was(k->gone, topic, job->partition, job->next); // asked ahead of the store
     dti_op ops[] = {{.kind = DTI_OP_INTAKE, .intake = {.source = source_of(arena, topic, job->partition)}}, *op};
     store_call(k, arena, ops, 2);
     *op = ops[1];
     if (ops[0].err || op->err) return false;
-    return ops[0].intake.at < (uint64_t)job->next; // of a store that has lost its rows it is so again
+    return !gone && ops[0].intake.at < (uint64_t)job->next; // of a store that has lost its rows it is so again
 }
 
 static void read_started(kafka *k, dti_arena *arena, dti_op *op) {
@@ -234,49 +226,6 @@ static dti_bell *bell_of(kafka *k, uint64_t worker) {
 
 // ---- hello ---------------------------------------------------------------------------------
 
-// Of the library's own types only maps are started from outside.
-static bool has_topic(dtask_str type) {
-    return type.n <= 9 || memcmp(type.p, "dynatask.", 9) || dti_str_eq(type, dti_strz(DTI_SYS_MAP));
-}
-
-// The topics of these types, of maps, and the quarantine's, so that a right
-// that is missing is told now: each once; the numbers come later.
-static dtask_err topics_of(kafka *k, const dti_hello *h, served **out) {
-    const char **topics = calloc(h->ntypes + 2, sizeof *topics);
-    served *s = *out = calloc(1, sizeof *s + (h->ntypes + 1) * sizeof *s->types);
-    dtask_err err = s && topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker's topics");
-    for (uint32_t i = 0; i <= h->ntypes && !err; i++) {
-        dtask_str type = i < h->ntypes ? h->types[i].name : dti_strz(DTI_SYS_MAP);
-        char name[201];
-        size_t same = 0;
-        if (!has_topic(type)) continue;
-        snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
-        err = dti_kafka_name(k->prefix, k->app, name, NULL, s->types[s->n].topic);
-        while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
-        if (same == s->n) topics[s->n] = s->types[s->n].topic, s->n++;
-    }
-    if (!err) topics[s->n] = k->quarantine;
-    if (!err) err = dti_broker_make(k->broker, topics, s->n + 1, true);
-    free(topics);
-    return err;
-}
-
-// Gives the topics their types' numbers, of several versions the last; one
-// without a number is not served.
-static void number(kafka *k, const dti_hello *h, served *s) {
-    for (uint32_t i = 0; i < h->ntypes; i++) {
-        char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
-        snprintf(name, sizeof name, "%.*s", (int)h->types[i].name.n, h->types[i].name.p);
-        if (h->types[i].refused || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
-        for (size_t j = 0; j < s->n; j++)
-            if (!strcmp(s->types[j].topic, topic)) s->types[j].type = h->types[i].no;
-    }
-    size_t n = 0;
-    for (size_t j = 0; j < s->n; j++)
-        if (s->types[j].type) s->types[n++] = s->types[j];
-    s->n = n;
-}
-
 // Whether the store keeps ends is said before a job can end, and their topic
 // is there before one is written.
 static dtask_err done_topic(kafka *k, dti_arena *arena, bool *kept) {
@@ -318,9 +267,9 @@ static dtask_err alone(kafka *k) {
 // jobs of it.
 static void hello(kafka *k, dti_arena *arena, dti_op *op) {
     dti_hello *h = &op->hello;
-    served *s = NULL;
+    dti_served *s = NULL;
     dtask_err err = h->bye ? DTASK_OK : alone(k);
-    if (!err && !h->bye) err = topics_of(k, h, &s);
+    if (!err && !h->bye) err = dti_served_new(k->broker, k->prefix, k->app, k->quarantine, h, &s);
     dti_bell *leaves = h->bye ? bell_of(k, h->worker) : NULL;
     if (!h->bye && !err && (h->name.n || k->keep)) err = done_topic(k, arena, &s->kept);
     if (leaves && leaves->kept) flush(k, leaves, arena);
@@ -328,7 +277,7 @@ static void hello(kafka *k, dti_arena *arena, dti_op *op) {
         op->err = err;
     } else {
         store_call(k, arena, op, 1);
-        if (!op->err && s) number(k, h, s);
+        if (!op->err && s) dti_served_number(s, k->prefix, k->app, h);
     }
     if (op->err || !s || !s->n || !h->worker || !h->name.n) {
         free(s);
@@ -340,8 +289,8 @@ static void hello(kafka *k, dti_arena *arena, dti_op *op) {
     pthread_mutex_unlock(&k->lock);
 }
 
-static served *take_served(kafka *k, uint64_t worker) {
-    served *s;
+static dti_served *take_served(kafka *k, uint64_t worker) {
+    dti_served *s;
     pthread_mutex_lock(&k->lock);
     LIST_FOREACH(s, &k->hellos, entry)
         if (s->worker == worker) break;
@@ -369,44 +318,11 @@ static void place(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts
     for (size_t i = 0; i < count; i++) dti_reader_place(b->reader, which[i], (int64_t)ops[i].intake.at);
 }
 
-static dtask_err put_away(kafka *k, dti_bell *bell, dtask_str source, int64_t next, dtask_str key, const dtask_str *value, const char *why) {
-    dti_buf b = {0};
-    dti_mp_put_array(&b, 5);
-    dti_mp_put_uint(&b, DTI_KAFKA_FORMAT);
-    dti_mp_put_str(&b, source);
-    dti_mp_put_int(&b, next - 1);
-    dti_mp_put_strz(&b, why);
-    if (value) dti_mp_put_bin(&b, *value);
-    else dti_mp_put_nil(&b);
-    dti_write write = {.topic = k->quarantine, .key = key, .value = dti_str(b.p, b.n)};
-    if (!b.failed) dti_broker_write(k->broker, &write, 1);
-    dtask_err err = b.failed ? DTASK_ENOMEM : dti_broker_outcome(k->broker, &write);
-    dti_buf_done(&b);
-    snprintf(bell->denied, sizeof bell->denied, "%s", dti_broker_denied(&write) ? dtask_err_detail() : "");
-    return err;
-}
-
-// True: it lies in the quarantine, so that it may be left out; without its
-// value where that is too large for the topic: it lies where it came from.
-static bool quarantine(kafka *k, dti_bell *bell, dtask_str source, int64_t next, dtask_str key, dtask_str value, const char *why) {
-    const char *topic = k->quarantine;
-    if (dti_broker_make(k->broker, &topic, 1, true)) return false;
-    dtask_err err = put_away(k, bell, source, next, key, &value, why);
-    return !(err == DTASK_ETOOBIG ? put_away(k, bell, source, next, key, NULL, why) : err);
-}
-
-// What the starter reads of it.
-static dtask_str refusal(const kafka *k, dti_arena *arena, const char *why) {
-    char text[1024];
-    int n = snprintf(text, sizeof text, "this start was not taken in: %s; its record lies in Kafka's topic %s", why, k->quarantine);
-    return dti_dup(arena, dti_str(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1));
-}
-
 typedef struct { size_t part; dtask_str key, value; } taken;
 
 // One start as an operation; false: no more of that topic. What cannot be read
 // is left in quarantine; *stuck: it could not be.
-static bool take_one(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, size_t topic, dti_op *op, taken *from, bool *stuck) {
+static bool take_one(dti_bell *b, dti_arena *arena, const dti_part *parts, size_t topic, dti_op *op, taken *from, bool *stuck) {
     dti_record r;
     if (!dti_reader_next(b->reader, topic, &r)) return false;
     const dti_part *p = &parts[r.part];
@@ -417,23 +333,23 @@ static bool take_one(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *pa
     *from = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
     dti_record_done(&r);
     in->skip = !dti_kafka_take_start(arena, from->key, from->value, b->served->types[topic].type, &in->start, &why);
-    if (in->skip && in->start.id.n) in->refused = refusal(k, arena, why);
-    *stuck = in->skip && !quarantine(k, b, in->source, r.next, from->key, from->value, why);
+    if (in->skip && in->start.id.n) in->refused = dti_quarantine_refusal(&b->aside, arena, why);
+    *stuck = in->skip && !dti_quarantine_put(&b->aside, in->source, r.next, from->key, from->value, why);
     if (*stuck) dti_reader_place(b->reader, r.part, r.from);
     return !*stuck;
 }
 
 // Up to n starts as operations, of each type as many as the turn has room for.
 // Turns begin with one topic after another.
-static size_t take(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op *ops, taken *from, size_t n) {
-    served *s = b->served;
+static size_t take(dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op *ops, taken *from, size_t n) {
+    dti_served *s = b->served;
     size_t count = 0;
     bool stuck = false;
     b->first = (b->first + 1) % s->n;
     for (size_t i = 0; i < s->n && !stuck; i++) {
         size_t topic = (b->first + i) % s->n;
-        struct served_type *t = &s->types[topic];
-        while (count < n && t->taken < t->most && take_one(k, b, arena, parts, topic, &ops[count], &from[count], &stuck)) t->taken++, count++;
+        struct dti_served_type *t = &s->types[topic];
+        while (count < n && t->taken < t->most && take_one(b, arena, parts, topic, &ops[count], &from[count], &stuck)) t->taken++, count++;
     }
     return count;
 }
@@ -452,9 +368,9 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
         if (!first) continue;    // it went back already
         char why[512];
         snprintf(why, sizeof why, "%s", dtask_err_detail());
-        if (ops[i].err && at_fault(ops[i].err) && quarantine(k, b, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
+        if (ops[i].err && at_fault(ops[i].err) && dti_quarantine_put(&b->aside, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
             dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true,
-                .refused = refusal(k, arena, why), .start = dti_kafka_no_start(in->start.id, in->start.task.type)}};
+                .refused = dti_quarantine_refusal(&b->aside, arena, why), .start = dti_kafka_no_start(in->start.id, in->start.task.type)}};
             store_call(k, arena, &skip, 1);
             dti_reader_place(b->reader, part, skip.err ? (int64_t)in->from : (int64_t)skip.intake.at);
         } else if (ops[i].err) {
@@ -471,7 +387,7 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
 static size_t room(kafka *k, dti_bell *b, const dti_turn *turn) {
     size_t all = 0;
     for (size_t i = 0; i < b->served->n; i++) {
-        struct served_type *t = &b->served->types[i];
+        struct dti_served_type *t = &b->served->types[i];
         t->wanted = t->most = t->taken = t->got = t->roots = 0;
         for (uint32_t j = 0; j < turn->nwant; j++)
             if (turn->want[j].type == t->type) t->wanted = turn->want[j].n;
@@ -485,7 +401,7 @@ static size_t room(kafka *k, dti_bell *b, const dti_turn *turn) {
 
 // Asks the store also who sleeps for the types whose starts wait here.
 static void ask_hungry(dti_bell *b, dti_arena *arena, dti_turn *turn) {
-    served *s = b->served;
+    dti_served *s = b->served;
     dti_want *want = dti_alloc(arena, (turn->nwant + s->n) * sizeof *want);
     if (!want) return;
     if (turn->nwant) memcpy(want, turn->want, turn->nwant * sizeof *want);
@@ -497,10 +413,10 @@ static void ask_hungry(dti_bell *b, dti_arena *arena, dti_turn *turn) {
 // What the turn has claimed. True: starts wait here of a type that the store
 // had too few of.
 static bool claimed(dti_bell *b, const dti_turn *turn) {
-    served *s = b->served;
+    dti_served *s = b->served;
     bool more = false;
     for (size_t i = 0; i < s->n; i++) {
-        struct served_type *t = &s->types[i];
+        struct dti_served_type *t = &s->types[i];
         for (uint32_t j = 0; j < turn->nclaims; j++) {
             const dti_claim *c = &turn->claims[j];
             if (c->row.type == t->type) t->got++, t->roots += !c->ord && !c->again;
@@ -516,7 +432,7 @@ static bool claimed(dti_bell *b, const dti_turn *turn) {
 // leave starts for ever, and nobody would know: its turns fail, once the store
 // has what they bring, and claim nothing.
 static dtask_err denied(const dti_bell *b) {
-    return *b->denied ? dti_fail(DTASK_EENGINE, "%s", b->denied) : dti_reader_denied(b->reader);
+    return *b->aside.denied ? dti_fail(DTASK_EENGINE, "%s", b->aside.denied) : dti_reader_denied(b->reader);
 }
 
 // ops[turn] is of b's worker: starts go ahead of it.
@@ -533,16 +449,19 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
         return;
     }
     memcpy(all, ops, turn * sizeof *ops);
-    count = take(k, b, arena, parts, all + turn, from, want);
+    count = take(b, arena, parts, all + turn, from, want);
     memcpy(all + turn + count, ops + turn, (n - turn) * sizeof *ops);
     dti_op *done = &all[n + count];
     dti_turn *asks = &all[turn + count].turn, as_it_was = *asks;
     if (b->full || denied(b)) asks->n = 0;
     ask_hungry(b, arena, asks);
+    int64_t now = dti_mono_us();
+    bool asks_done = b->kept || now - b->asked_at >= ASK_US;
+    if (asks_done) b->asked_at = now;
     done->kind = DTI_OP_DONE;
     dti_done_ask(b->publisher, b->worker, &done->done);
-    done->done.keep = k->keep;
-    store_call(k, arena, all, n + count + (b->kept ? 1 : 0));
+    if (b->kept) done->done.keep = k->keep; // else who said it later is right
+    store_call(k, arena, all, n + count + asks_done);
     asks->n = as_it_was.n;
     asks->want = as_it_was.want;
     asks->nwant = as_it_was.nwant;
@@ -551,7 +470,8 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     memcpy(ops, all, turn * sizeof *ops);
     memcpy(ops + turn, all + turn + count, (n - turn) * sizeof *ops);
     took(k, b, arena, all + turn, from, count);
-    if (b->kept && !done->err) {
+    if (asks_done && !done->err) {
+        b->kept = b->kept || done->done.on || done->done.waiting;
         dti_done_take(b->publisher, &done->done);
         b->full = done->done.waiting >= DTI_DONE_MAX;
     }
@@ -643,6 +563,7 @@ static dtask_err bell_open(dti_engine *engine, uint64_t worker, dti_bell **out) 
         if (topics) err = dti_reader_open(k->broker, k->group, k->member, k->engine.salt, fd, topics, b->served->n, &b->reader);
         free(topics);
         b->kept = b->served->kept;
+        b->aside = (dti_quarantine){.broker = k->broker, .topic = k->quarantine};
         if (!err) err = dti_done_open(k->broker, k->done, ring, b, &b->publisher);
     }
     pthread_mutex_lock(&k->lock);
@@ -704,7 +625,7 @@ static dtask_err known_topics(kafka *k, dti_arena *arena, dti_look *what) {
         char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
         dtask_str type = op.read.types[i].name;
         snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
-        if (!has_topic(type) || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
+        if (!dti_served_outside(type) || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
         dtask_str copy = dti_dup(arena, dti_str(topic, strlen(topic) + 1));
         if (copy.p) topics[what->n++] = copy.p;
     }
@@ -741,10 +662,11 @@ static dtask_err about(dti_engine *engine, dti_buf *out) {
 }
 
 static void release(kafka *k) {
-    for (served *s; (s = LIST_FIRST(&k->hellos));) {
+    for (dti_served *s; (s = LIST_FIRST(&k->hellos));) {
         LIST_REMOVE(s, entry);
         free(s);
     }
+    if (k->gone) dti_gone_free(k->gone);
     if (k->broker) dti_broker_close(k->broker);
     if (k->store) k->store->ops->close(k->store);
     if (k->started) dti_started_free(k->started);
@@ -781,6 +703,7 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
         .partitions = conf->partitions ? conf->partitions : 4, .replication = conf->replication ? (int)conf->replication : -1,
         .tell = conf->tell};
     if ((err = dti_broker_open(&broker, &k->broker))) return err;
+    if (!(k->gone = dti_gone_new(k->broker))) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
     dti_engine_conf store = *conf;
     store.url = conf->store;
     store.one_shard = true;      // a turn takes in starts and where they stood in one operation
