@@ -593,7 +593,7 @@ CASE(handles_share_one_store) {
 // tasks have a third of the claims.
 CASE(a_job_of_many_tasks_has_its_share_beside_a_stream_of_new_jobs) {
     enum { KIDS = 60, TURNS = 60 };
-    if (w->several) return; // fair within each shard
+    if (w->e->shards > 1) return; // fair within each shard
     actor a = worker(w);
     uint64_t big = start(w, "big", (dti_new){0});
     dti_claim root = claim(w, &a);
