@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Literal
 import pytest
 from servers import Kafka, Redis
 
-from dynatask import App, EngineError, NotFound, TaskCancelled, TaskFailed, UsageError
+from dynatask import App, EngineError, Job, NotFound, TaskCancelled, TaskFailed, TooBig, UsageError
 
 NewRedis = Callable[..., Redis]
 NewKafka = Callable[..., Kafka]
@@ -72,6 +73,26 @@ def test_a_job_is_started_taken_in_and_ends(shared_kafka: Kafka, new_redis: NewR
         assert twice.start(21).result(timeout=30) == 42
         jobs = [twice.start(i) for i in range(1000)]
         assert [job.result(timeout=60) for job in jobs] == [2 * i for i in range(1000)]
+
+
+def test_of_starts_that_share_a_wait_one_that_is_refused_is_alone(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    redis = new_redis()
+    app = App("many", url_of(shared_kafka, redis) + "&kafka.message.max.bytes=2000", slots=4)
+
+    @app.task
+    def size(text: str) -> int:
+        return len(text)
+
+    async def ask() -> list[Job[int] | BaseException]:
+        return await asyncio.gather(*(size.astart("x" * (5000 if n % 50 == 7 else n)) for n in range(200)), return_exceptions=True)
+
+    jobs = asyncio.run(ask())
+    with app.worker():
+        for n, job in enumerate(jobs):
+            if n % 50 == 7:
+                assert isinstance(job, TooBig) and "many.size.intake" in str(job)
+            else:
+                assert isinstance(job, Job) and job.result(timeout=60) == n
 
 
 def test_a_full_type_is_not_taken_in_for_the_free_slots_of_others(shared_kafka: Kafka, new_redis: NewRedis) -> None:
