@@ -1,5 +1,7 @@
 // What every engine must do: the cases that toy builds skip, each through
 // dti_engine_call, on each engine of world.h.
+#include <poll.h>
+
 #include "world.h"
 
 #include <stdio.h>
@@ -619,5 +621,35 @@ CASE(a_job_of_many_tasks_has_its_share_beside_a_stream_of_new_jobs) {
     }
     cr_assert_geq(served, (TURNS - 2 * DTI_QUANTUM) / 3u, "%u of %d claims", served, TURNS);
     cr_assert_leq(served, (TURNS + 2 * DTI_QUANTUM) / 3u + DTI_QUANTUM, "%u of %d claims", served, TURNS);
+    leave(w, &a);
+}
+
+// What a worker took in and another one has claimed is not there any more,
+// though it is never told so while other tasks fill its turns.
+CASE(a_start_is_taken_in_beside_a_job_of_many_tasks_of_another_type) {
+    enum { KIDS = 1000 };
+    if (!w->taker.e) return; // starts lie nowhere else
+    const dti_engine_ops *ops = w->taker.e->ops;
+    actor a = worker(w);
+    start(w, "first", (dti_new){0});
+    cr_assert_eq(claim(w, &a).row.type, w->a);
+    start(w, "big", call_of(w->b, 1));
+    dti_claim root = claim(w, &a);
+    dti_new kids[KIDS];
+    for (unsigned i = 0; i < KIDS; i++) kids[i] = call_of(w->b, 100 + i);
+    say(w, &a, &root, (dti_message){.children = kids, .nchildren = KIDS, .end = DTI_END_SUCCEED});
+    ops->bell_awake(w->taker.bell);
+    world_call(w, (dti_op){.kind = DTI_OP_START, .start = {.id = dti_strz("next"), .type = dti_strz("a"), .task = call_of(w->a, 2),
+        .retain_us = 86400000000, .grace_us = 30000000}});
+    poll(&(struct pollfd){.fd = ops->bell_fd(w->taker.bell), .events = POLLIN}, 1, -1); // its record has come
+    dti_want want[] = {{w->a, 1}, {w->b, 1}};
+    unsigned others = 0;
+    for (bool there = false; !there; others += !there) {
+        dti_op op = {.kind = DTI_OP_TURN, .turn = {.worker = w->taker.no, .era = w->era[0], .nonce = ++w->taker.nonce, .want = want, .nwant = 2, .n = 1}};
+        cr_assert_eq(dti_engine_call(w->taker.e, &w->arena, &op), DTASK_OK, "%s", dtask_err_detail());
+        cr_assert_eq(op.turn.nclaims, 1u);
+        there = op.turn.claims[0].row.type == w->a;
+        cr_assert_lt(others, KIDS - 1, "it lies in Kafka until the other job is done");
+    }
     leave(w, &a);
 }

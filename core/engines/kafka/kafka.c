@@ -32,6 +32,7 @@
 
 enum { TAKE_MAX = 60,            // starts in a turn: with it they are one call of the script
     ASK_US = 5000000,            // so often a worker asks whether ends of jobs are kept by now
+    PASSED_MAX = 64,             // claims of others without one of a type, for which one of its starts more is taken in
     FLUSH_US = 5000000 };        // how long a worker that leaves waits for ends of jobs that it writes
 
 struct dti_bell {
@@ -423,6 +424,13 @@ static bool claimed(dti_bell *b, const dti_turn *turn) {
         }
         bool dry = turn->nclaims < turn->n && t->got < t->wanted;
         t->surplus = dry || t->surplus + t->taken < t->roots ? 0 : t->surplus + t->taken - t->roots;
+        // Others have claimed them, or they are not due: while other types
+        // fill the turns nothing says so.
+        if (t->got || dry) t->passed = 0;
+        else if (t->wanted) t->passed += turn->nclaims;
+        uint32_t gone = t->passed / PASSED_MAX;
+        t->passed %= PASSED_MAX;
+        t->surplus -= gone < t->surplus ? gone : t->surplus;
         more = more || (dry && dti_reader_waits(b->reader, i));
     }
     return more;
