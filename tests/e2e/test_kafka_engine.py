@@ -90,7 +90,7 @@ def test_of_starts_that_share_a_wait_one_that_is_refused_is_alone(shared_kafka: 
     with app.worker():
         for n, job in enumerate(jobs):
             if n % 50 == 7:
-                assert isinstance(job, TooBig) and "many.size.intake" in str(job)
+                assert isinstance(job, TooBig) and "kafka.message.max.bytes" in str(job)
             else:
                 assert isinstance(job, Job) and job.result(timeout=60) == n
 
