@@ -428,28 +428,25 @@ static void client_id(char out[sizeof CLIENT + 16], uint64_t store) {
     snprintf(out, sizeof CLIENT + 16, CLIENT "%016" PRIx64, store);
 }
 
-// Asks the group's coordinator only: a broker that is away holds up nothing.
+// By the older of librdkafka's two ways: DescribeConsumerGroups ends the
+// process where the coordinator goes away at the wrong moment (2.0.2; an
+// assertion of rd_kafka_enq_once_del_source_return, librdkafka#4605). It asks
+// every broker, so one that is away is waited for until GROUPS_MS.
 unsigned dti_broker_strangers(dti_broker *b, const char *group, uint64_t store) {
-    char own[sizeof CLIENT + 16], why[TEXT];
+    enum { GROUPS_MS = 2000 };
+    char own[sizeof CLIENT + 16];
+    const struct rd_kafka_group_list *list;
     unsigned n = 0;
     client_id(own, store);
-    rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
-    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
-    rd_kafka_AdminOptions_set_request_timeout(options, b->timeout_ms, why, sizeof why);
-    rd_kafka_DescribeConsumerGroups(b->rk, &group, 1, options, answers);
-    rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
-    const rd_kafka_DescribeConsumerGroups_result_t *result = event ? rd_kafka_event_DescribeConsumerGroups_result(event) : NULL;
-    size_t groups = 0;
-    const rd_kafka_ConsumerGroupDescription_t **found = result ? rd_kafka_DescribeConsumerGroups_result_groups(result, &groups) : NULL;
-    for (size_t i = 0; i < groups; i++) {
-        for (size_t j = 0; j < rd_kafka_ConsumerGroupDescription_member_count(found[i]); j++) {
-            const char *id = rd_kafka_MemberDescription_client_id(rd_kafka_ConsumerGroupDescription_member(found[i], j));
+    rd_kafka_resp_err_t err = rd_kafka_list_groups(b->rk, group, &list, b->timeout_ms < GROUPS_MS ? b->timeout_ms : GROUPS_MS);
+    if (err && err != RD_KAFKA_RESP_ERR__PARTIAL) return 0;
+    for (int i = 0; i < list->group_cnt; i++) {
+        for (int j = 0; j < list->groups[i].member_cnt; j++) {
+            const char *id = list->groups[i].members[j].client_id;
             n += id && !strncmp(id, CLIENT, sizeof CLIENT - 1) && strcmp(id, own);
         }
     }
-    if (event) rd_kafka_event_destroy(event);
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_queue_destroy(answers);
+    rd_kafka_group_list_destroy(list);
     return n;
 }
 
