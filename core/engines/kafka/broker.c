@@ -5,14 +5,9 @@
 // fatal there), the range assignor (cooperative-sticky may hang there), and no
 // pause (which throws away what was fetched): a full worker does not read, and
 // little is fetched ahead.
-#include "engines/kafka/broker.h"
-
-#include "base/msgpack.h"
+#include "engines/kafka/inside.h"
 
 #include <inttypes.h>
-#include <librdkafka/rdkafka.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,29 +15,13 @@
 #include <unistd.h>
 
 enum {
-    TEXT = 512, KNOWN_MAX = 65536, CLOSE_MS = 5000,
+    TEXT = DTI_BROKER_TEXT, KNOWN_MAX = 65536, CLOSE_MS = 5000,
     POLL_MS = 100,
     AWAY_US = 1000000,           // without a broker: it is no connection that was just made anew
 };
 // Bytes of a record at most, where nobody says otherwise: what max_payload
 // allows (64 MiB), and room around it; a broker takes requests of 100 MiB.
 #define RECORD_MAX "68157440"
-
-struct dti_broker {
-    rd_kafka_t *rk;
-    char *servers, *options;
-    int timeout_ms;
-    unsigned partitions;
-    int replication;
-    pthread_t thread;            // serves the reports of writes
-    atomic_bool closing;
-    _Atomic int64_t lost_at;     // when librdkafka said that no broker is there; 0: one is
-    bool away;                   // that was told; the thread's own
-    dti_tell tell;
-    pthread_mutex_t lock;
-    char last[TEXT];             // what librdkafka said last; under lock
-    char **known; size_t nknown, cknown; // topics that are there; under lock
-};
 
 // ---- settings ---------------------------------------------------------------------
 
@@ -74,7 +53,7 @@ static dtask_err set(rd_kafka_conf_t *conf, const char *name, const char *value)
 }
 
 // Ours first, then the user's, which win.
-static dtask_err settings(const dti_broker *b, const char *const *pairs, rd_kafka_conf_t **out) {
+dtask_err dti_broker_settings(const dti_broker *b, const char *const *pairs, rd_kafka_conf_t **out) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     // Partitions that are added are found by looking: what lies in one waits that long at most.
     static const char *const all[] = {"client.id", "dynatask", "reconnect.backoff.ms", "50", "reconnect.backoff.max.ms", "500",
@@ -98,7 +77,7 @@ static dtask_err settings(const dti_broker *b, const char *const *pairs, rd_kafk
     return err;
 }
 
-static dtask_err trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t code) {
+dtask_err dti_broker_trouble(dti_broker *b, const char *what, rd_kafka_resp_err_t code) {
     char last[TEXT];
     pthread_mutex_lock(&b->lock);
     memcpy(last, b->last, sizeof last);
@@ -111,13 +90,13 @@ static bool denies(rd_kafka_resp_err_t err) {
            err == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
 }
 
-static void say_right(char out[TEXT], const char *right, const char *of, const char *name) {
+void dti_broker_right(char out[TEXT], const char *right, const char *of, const char *name) {
     snprintf(out, TEXT, "the right %s on the %s %s", right, of, name);
 }
 
 static dtask_err denied(dti_broker *b, const char *right, const char *of, const char *name) {
     char text[TEXT];
-    say_right(text, right, of, name);
+    dti_broker_right(text, right, of, name);
     return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user %s: grant it (kafka-acls.sh); the list of rights is in docs/kafka.md", b->servers, text);
 }
 
@@ -215,7 +194,7 @@ static dtask_err said(dti_broker *b, rd_kafka_resp_err_t err, const char *topic,
         forget(b, topic);
         return dti_fail(kind, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
     }
-    return kind ? trouble(b, topic, err) : DTASK_OK;
+    return kind ? dti_broker_trouble(b, topic, err) : DTASK_OK;
 }
 
 static rd_kafka_resp_err_t enqueue(dti_broker *b, const char *topic, dtask_str key, dtask_str value, dti_report *report) {
@@ -277,32 +256,32 @@ static void remember(dti_broker *b, const char *topic) {
     pthread_mutex_unlock(&b->lock);
 }
 
-static dtask_err knows(dti_broker *b, const char *topic, bool *may) {
+dtask_err dti_broker_asked(dti_broker *b, const char *topic, bool *may) {
     if (remembered(b, topic)) return DTASK_OK;
     const struct rd_kafka_metadata *m;
     rd_kafka_topic_t *rkt = rd_kafka_topic_new(b->rk, topic, NULL);
-    if (!rkt) return trouble(b, topic, rd_kafka_last_error());
+    if (!rkt) return dti_broker_trouble(b, topic, rd_kafka_last_error());
     rd_kafka_resp_err_t err = rd_kafka_metadata(b->rk, 0, rkt, &m, b->timeout_ms);
     rd_kafka_topic_destroy(rkt);
-    if (err) return trouble(b, topic, err);
+    if (err) return dti_broker_trouble(b, topic, err);
     err = m->topic_cnt ? m->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
     rd_kafka_metadata_destroy(m);
     if (!err || err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) return remember(b, topic), DTASK_OK;
     if (denies(err)) return *may = false, denied(b, "Describe", "topic", topic);
-    if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return trouble(b, topic, err);
+    if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return dti_broker_trouble(b, topic, err);
     return dti_fail(DTASK_ENOTFOUND, "Kafka has no topic %s: start a worker that serves the type, which makes it.", topic);
 }
 
 dtask_err dti_broker_knows(dti_broker *b, const char *topic) {
     bool may;
-    return knows(b, topic, &may);
+    return dti_broker_asked(b, topic, &may);
 }
 
 // may: set to false where a right is missing.
 static dtask_err made(dti_broker *b, rd_kafka_event_t *event, bool *may) {
     size_t n;
     if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE) return too_old(b);
-    if (rd_kafka_event_error(event)) return trouble(b, "the topics could not be made", rd_kafka_event_error(event));
+    if (rd_kafka_event_error(event)) return dti_broker_trouble(b, "the topics could not be made", rd_kafka_event_error(event));
     const rd_kafka_topic_result_t **results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
     for (size_t i = 0; i < n; i++) {
         rd_kafka_resp_err_t err = rd_kafka_topic_result_error(results[i]);
@@ -316,7 +295,7 @@ static dtask_err made(dti_broker *b, rd_kafka_event_t *event, bool *may) {
     return DTASK_OK;
 }
 
-static dtask_err create(dti_broker *b, rd_kafka_NewTopic_t **list, size_t n, bool only_asks, bool *may) {
+dtask_err dti_broker_create(dti_broker *b, rd_kafka_NewTopic_t **list, size_t n, bool only_asks, bool *may) {
     char why[TEXT];
     rd_kafka_queue_t *answers = rd_kafka_queue_new(b->rk);
     rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(b->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
@@ -325,7 +304,7 @@ static dtask_err create(dti_broker *b, rd_kafka_NewTopic_t **list, size_t n, boo
     if (only_asks) rd_kafka_AdminOptions_set_validate_only(options, 1, why, sizeof why);
     rd_kafka_CreateTopics(b->rk, list, n, options, answers);
     rd_kafka_event_t *event = rd_kafka_queue_poll(answers, -1); // it ends with its time
-    dtask_err err = event ? made(b, event, may) : trouble(b, "the topics could not be made", RD_KAFKA_RESP_ERR__TIMED_OUT);
+    dtask_err err = event ? made(b, event, may) : dti_broker_trouble(b, "the topics could not be made", RD_KAFKA_RESP_ERR__TIMED_OUT);
     if (event) rd_kafka_event_destroy(event);
     rd_kafka_AdminOptions_destroy(options);
     rd_kafka_queue_destroy(answers);
@@ -347,7 +326,7 @@ dtask_err dti_broker_make(dti_broker *b, const char *const *topics, size_t n, bo
         if (accepted) rd_kafka_NewTopic_set_config(list[count], "max.message.bytes", RECORD_MAX);
         count++;
     }
-    if (!err && count) err = create(b, list, count, false, &may);
+    if (!err && count) err = dti_broker_create(b, list, count, false, &may);
     // They are made when the controller says so, which is before a broker shows them.
     int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
     for (size_t i = 0; i < n && !err; i++)
@@ -386,7 +365,7 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     const char *pairs[] = {"acks", "all", "message.timeout.ms", ms, "linger.ms", "0", "max.in.flight.requests.per.connection", "2",
         "message.max.bytes", RECORD_MAX, NULL};
     rd_kafka_conf_t *settled;
-    dtask_err err = b->servers && b->options ? settings(b, pairs, &settled) : dti_fail(DTASK_ENOMEM, "no memory for Kafka");
+    dtask_err err = b->servers && b->options ? dti_broker_settings(b, pairs, &settled) : dti_fail(DTASK_ENOMEM, "no memory for Kafka");
     if (!err) {
         rd_kafka_conf_set_dr_msg_cb(settled, reported);
         rd_kafka_conf_set_error_cb(settled, failed);
@@ -400,7 +379,7 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     rd_kafka_resp_err_t code = err ? 0 : rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms < 10000 ? b->timeout_ms : 10000);
     if (!err && code) {
         rd_kafka_poll(b->rk, 0);
-        err = trouble(b, "no broker answers", code);
+        err = dti_broker_trouble(b, "no broker answers", code);
     } else if (!err) {
         rd_kafka_metadata_destroy(m);
     }
@@ -453,7 +432,7 @@ unsigned dti_broker_strangers(dti_broker *b, const char *group, uint64_t store) 
 dtask_err dti_broker_first(dti_broker *b, const char *topic, int32_t partition, int timeout_ms, int64_t *out) {
     int64_t end;
     rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(b->rk, topic, partition, out, &end, timeout_ms);
-    return err ? trouble(b, topic, err) : DTASK_OK;
+    return err ? dti_broker_trouble(b, topic, err) : DTASK_OK;
 }
 
 // ---- reading --------------------------------------------------------------------------------------
@@ -472,8 +451,8 @@ struct dti_reader {
 // An error of the group's, or of a topic's.
 static void noticed(dti_reader *r, rd_kafka_resp_err_t err, const char *text, const char *topic) {
     failed(r->rk, (int)err, text, r->at);
-    if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) say_right(r->denied, "Read", "group", r->name);
-    else if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) say_right(r->denied, "Read", "topic", topic ? topic : text);
+    if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) dti_broker_right(r->denied, "Read", "group", r->name);
+    else if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) dti_broker_right(r->denied, "Read", "topic", topic ? topic : text);
 }
 
 dtask_err dti_reader_denied(const dti_reader *r) {
@@ -627,7 +606,7 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
         "queued.min.messages", "512", "queued.max.messages.kbytes", "4096", "fetch.message.max.bytes", "1048576",
         *member ? "group.instance.id" : NULL, member, NULL};
     rd_kafka_conf_t *conf;
-    dtask_err err = r->ntopics == n ? settings(b, pairs, &conf) : dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
+    dtask_err err = r->ntopics == n ? dti_broker_settings(b, pairs, &conf) : dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
     if (!err) {
         rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_FETCH);
         r->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
@@ -650,146 +629,9 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
         for (size_t i = 0; i < n; i++) rd_kafka_topic_partition_list_add(list, topics[i], RD_KAFKA_PARTITION_UA);
         rd_kafka_resp_err_t code = rd_kafka_subscribe(r->rk, list);
         rd_kafka_topic_partition_list_destroy(list);
-        if (code) err = trouble(b, "the group could not be joined", code);
+        if (code) err = dti_broker_trouble(b, "the group could not be joined", code);
     }
     if (err) dti_reader_close(r);
     else *out = r;
-    return err;
-}
-
-// ---- looking ---------------------------------------------------------------------------------------
-
-typedef struct { dti_buf missing; uint32_t n; int64_t quarantined, newest; char why[TEXT]; } found;
-
-static void misses(found *f, const char *right, const char *of, const char *name) {
-    char text[TEXT];
-    say_right(text, right, of, name);
-    dti_mp_put_strz(&f->missing, text);
-    f->n++;
-}
-
-// Whether topics can be made is asked without making one.
-static dtask_err may_create(dti_broker *b, const char *topic, found *f) {
-    char why[TEXT];
-    rd_kafka_NewTopic_t *new = rd_kafka_NewTopic_new(topic, (int)b->partitions, b->replication, why, sizeof why);
-    if (!new) return dti_fail(DTASK_EARGS, "Kafka's topic %s cannot be made: %s", topic, why);
-    bool may = true;
-    dtask_err err = create(b, &new, 1, true, &may);
-    rd_kafka_NewTopic_destroy(new);
-    if (may) return err;
-    misses(f, "Create", "topic", topic);
-    return DTASK_OK;
-}
-
-// `[1, source, offset, why, value]`: the fourth.
-static void newest(found *f, const rd_kafka_message_t *m) {
-    dti_mp at = dti_mp_of(dti_str(m->payload, m->len));
-    dti_mpval v;
-    int64_t when = rd_kafka_message_timestamp(m, NULL);
-    if (when < f->newest || !dti_mp_next(&at, &v) || v.kind != DTI_MP_ARRAY || v.n < 4) return;
-    for (int i = 0; i < 4; i++)
-        if (!dti_mp_next(&at, &v)) return;
-    if (v.kind != DTI_MP_STR) return;
-    f->newest = when;
-    snprintf(f->why, sizeof f->why, "%.*s", (int)v.s.n, v.s.p);
-    for (char *p = f->why, *end = p + strlen(p); p < end;) { // anybody may have written it, and it was cut
-        size_t n = dti_utf8_sign(p, end);
-        if (!n) *p = '?';
-        p += n ? n : 1;
-    }
-}
-
-static void held(dti_broker *b, const char *topic, int32_t partitions, found *f) {
-    for (int32_t i = 0; i < partitions; i++) {
-        int64_t low, high;
-        if (!rd_kafka_query_watermark_offsets(b->rk, topic, i, &low, &high, b->timeout_ms)) f->quarantined += high - low;
-    }
-}
-
-// Reads the end of each topic's first partition, and what was put into
-// quarantine last, with a reader that joins no group: a fetch tells what may
-// not be read.
-static dtask_err may_read(dti_broker *b, const dti_look *what, found *f) {
-    const char *pairs[] = {"group.id", what->group, "enable.partition.eof", "true", "enable.auto.commit", "false", "fetch.wait.max.ms", "10", NULL};
-    rd_kafka_conf_t *conf;
-    char why[TEXT];
-    const struct rd_kafka_metadata *m;
-    rd_kafka_resp_err_t code = rd_kafka_metadata(b->rk, 1, NULL, &m, b->timeout_ms);
-    if (code) return trouble(b, "no broker answers", code);
-    rd_kafka_topic_partition_list_t *parts = rd_kafka_topic_partition_list_new(16);
-    for (int i = 0; i < m->topic_cnt; i++) {
-        const struct rd_kafka_metadata_topic *t = &m->topics[i];
-        bool last = !strcmp(t->topic, what->quarantine), ours = last;
-        for (size_t j = 0; j < what->n && !ours; j++) ours = !strcmp(t->topic, what->topics[j]);
-        if (!ours || !t->partition_cnt) continue;
-        if (last) held(b, t->topic, t->partition_cnt, f);
-        for (int32_t p = 0; p < (last ? t->partition_cnt : 1); p++)
-            rd_kafka_topic_partition_list_add(parts, t->topic, p);
-    }
-    rd_kafka_metadata_destroy(m);
-    dtask_err err = settings(b, pairs, &conf);
-    rd_kafka_t *rk = err ? NULL : rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
-    if (!err && !rk) {
-        rd_kafka_conf_destroy(conf);
-        err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
-    }
-    if (rk && parts->cnt) {
-        rd_kafka_poll_set_consumer(rk);
-        // Without the right to the group no coordinator is found, which is told among the records.
-        bool grouped = rd_kafka_committed(rk, parts, b->timeout_ms < 3000 ? b->timeout_ms : 3000) != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
-        for (int i = 0; i < parts->cnt; i++)
-            parts->elems[i].offset = strcmp(parts->elems[i].topic, what->quarantine) ? RD_KAFKA_OFFSET_END : RD_KAFKA_OFFSET_TAIL(1);
-        rd_kafka_assign(rk, parts);
-        int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
-        for (int left = parts->cnt; left && dti_mono_us() < until;) {
-            rd_kafka_message_t *r = rd_kafka_consumer_poll(rk, 100);
-            if (!r) continue;
-            if (r->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && r->rkt) misses(f, "Read", "topic", rd_kafka_topic_name(r->rkt));
-            if (r->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED || r->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) left--;
-            if (r->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) grouped = false;
-            if (!r->err) newest(f, r);
-            rd_kafka_message_destroy(r);
-        }
-        if (!grouped) misses(f, "Read", "group", what->group);
-        rd_kafka_assign(rk, NULL);
-        rd_kafka_consumer_close(rk);
-    }
-    if (rk) rd_kafka_destroy(rk);
-    rd_kafka_topic_partition_list_destroy(parts);
-    return err;
-}
-
-dtask_err dti_broker_look(dti_broker *b, const dti_look *what, dti_buf *out, uint32_t *pairs) {
-    found f = {.newest = INT64_MIN};
-    const struct rd_kafka_metadata *m;
-    rd_kafka_resp_err_t code = rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms);
-    if (code) return trouble(b, "no broker answers", code);
-    dti_mp_put_strz(out, "kafka");
-    dti_mp_put_strz(out, b->servers);
-    dti_mp_put_strz(out, "kafka_brokers");
-    dti_mp_put_uint(out, (uint64_t)m->broker_cnt);
-    rd_kafka_metadata_destroy(m);
-    const char *absent = NULL;   // who has all topics needs no right to make them
-    dtask_err err = DTASK_OK;
-    for (size_t i = 0; i <= what->n; i++) {
-        const char *topic = i < what->n ? what->topics[i] : what->quarantine;
-        bool may = true;
-        dtask_err here = knows(b, topic, &may);
-        if (here && !may && i < what->n) misses(&f, "Describe", "topic", topic);
-        else if (here) absent = topic;
-    }
-    if (absent) err = may_create(b, absent, &f);
-    if (!err) err = may_read(b, what, &f);
-    dti_mp_put_strz(out, "librdkafka");
-    dti_mp_put_strz(out, rd_kafka_version_str());
-    dti_mp_put_strz(out, "quarantined");
-    dti_mp_put_int(out, f.quarantined);
-    dti_mp_put_strz(out, "quarantined_why");
-    dti_mp_put_strz(out, f.why);
-    dti_mp_put_strz(out, "missing");
-    dti_mp_put_array(out, f.n);
-    dti_buf_add(out, f.missing.p, f.missing.n);
-    dti_buf_done(&f.missing);
-    *pairs = 6;
     return err;
 }
