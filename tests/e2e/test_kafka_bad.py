@@ -52,11 +52,20 @@ def ends(kafka: Kafka, topic: str) -> int:
 
 
 def doctor(folder: Path, name: str, url: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Its code, and the last line of each name."""
+    code, found = doctor_lines(folder, name, url)
+    return code, {name: lines[-1] for name, lines in found.items()}
+
+
+def doctor_lines(folder: Path, name: str, url: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     (folder / "app.py").write_text(f"from dynatask import App\n\napp = App('{name}')\n")
     env = os.environ | {"DYNATASK_URL": url, "DYNATASK_APP": "app.py", "DYNATASK_ENGINE_TIMEOUT": "5"}
     run = subprocess.run([sys.executable, "-m", "dynatask", "doctor", "--json"], cwd=folder, env=env, capture_output=True, text=True)
     assert run.stdout, run.stderr
-    return run.returncode, {check["name"]: check for check in json.loads(run.stdout)["checks"]}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in json.loads(run.stdout)["checks"]:
+        found.setdefault(check["name"], []).append(check)
+    return run.returncode, found
 
 
 # ---- too large ----------------------------------------------------------------------------------------
@@ -222,7 +231,7 @@ def test_doctor_asks_for_no_right_to_make_what_is_there(guarded: Guarded, tmp_pa
     kafka = guarded.kafka
     for topic in ("premade.quarantine", "premade.dynatask-2emap.intake"):
         kafka.create_topic(topic, 1)
-    for operation in ("Describe", "Read"):
+    for operation in ("Describe", "Read", "Write"):
         kafka.grant(operation, "topic", "premade.")
     kafka.grant("Read", "group", "premade")
     until = time.monotonic() + 30
@@ -295,6 +304,83 @@ def test_doctor_counts_what_lies_in_quarantine(shared_kafka: Kafka, new_redis: N
     put(shared_kafka, "held.quarantine", "d", b"\x95\x01\xa1s\x00\xa6\xff\xc3\x1b[2J\xc0", tmp_path)  # whoever wrote that
     code, checks = doctor(tmp_path, "held", url)
     assert code == 0 and "4 records" in checks["held"]["text"], checks
+
+
+def test_doctor_names_what_topics_are_set_to(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    url = url_of(shared_kafka, new_redis())
+    app = App("settings", url, slots=1)
+    names = {
+        "fine": {"retention.ms": "-1"},
+        "compacted": {"retention.ms": "-1", "cleanup.policy": "compact,delete"},
+        "short": {"retention.ms": "7200000"},
+        "small": {"retention.ms": "-1", "retention.bytes": "1000000"},
+        "many": {"retention.ms": "-1", "min.insync.replicas": "2"},
+    }
+    for name, config in names.items():
+        shared_kafka.create_topic(f"settings.{name}.intake", 1, config)
+    made = [app.task(name=name)(lambda: None) for name in names]
+    with app.worker():
+        assert made[0].start().result(timeout=30) is None
+    # Each is said alone: a line of its own for each setting.
+    code, by_name = doctor_lines(tmp_path, "settings", url)
+    said = {line["text"]: line for line in by_name["settings"]}
+    assert code, by_name
+
+    def line(words: str, topic: str) -> dict[str, Any]:
+        found = [line for text, line in said.items() if words in text]
+        assert len(found) == 1 and f"settings.{topic}.intake" in found[0]["text"] and "settings.fine" not in found[0]["text"], said
+        return found[0]
+
+    assert line("cleanup.policy is compact", "compacted")["level"] == "bad"
+    assert line("within 2 hours", "short")["try_"].endswith("--entity-name settings.short.intake --add-config retention.ms=-1")
+    assert line("retention.bytes is 1000000", "small")["level"] == "warn"
+    assert line("min.insync.replicas is 2 of 1 copies: no start", "many")["level"] == "bad"
+    assert len(said) == 4, said
+
+
+def test_doctor_names_topics_that_were_deleted(shared_kafka: Kafka, new_redis: NewRedis, tmp_path: Path) -> None:
+    redis = new_redis()
+    app = App("deleted", url_of(shared_kafka, redis, done="on"), slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("x").result(timeout=30) == "x"
+    code, checks = doctor(tmp_path, "deleted", url_of(shared_kafka, redis))
+    assert code == 0 and "topics" not in checks and checks["settings"]["level"] == "ok", checks
+    for topic in ("deleted.echo.intake", "deleted.quarantine", "deleted.done"):
+        shared_kafka.delete_topic(topic)
+    until = time.monotonic() + 30
+    while any(topic.startswith("deleted.echo") for topic in shared_kafka.metadata().topics):
+        assert time.monotonic() < until
+    code, checks = doctor(tmp_path, "deleted", url_of(shared_kafka, redis))
+    assert checks["topics"]["level"] == "warn", checks
+    assert all(topic in checks["topics"]["text"] for topic in ("deleted.echo.intake", "deleted.quarantine", "deleted.done")), checks
+    assert "starts that lay in them are lost" in checks["topics"]["text"] and "dynatask worker" in checks["topics"]["try_"], checks
+
+
+def test_doctor_names_rights_on_what_is_written(guarded: Guarded, tmp_path: Path) -> None:
+    """Write on types, quarantine and the topic of ends, one by one; and the looks leave no record."""
+    kafka = guarded.kafka
+    topics = ("writes.dynatask-2emap.intake", "writes.echo.intake", "writes.quarantine", "writes.done")
+    for topic in topics:
+        kafka.create_topic(topic, 1, {"retention.ms": "-1"})
+    for operation in ("Describe", "Read"):
+        kafka.grant(operation, "topic", "writes.")
+    kafka.grant("Read", "group", "writes")
+    app = App("writes", f"kafka://{kafka.address}?store={guarded.url.partition('store=')[2].partition('&')[0]}&done=on", slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("x").result(timeout=30) == "x"
+    before = [ends(kafka, topic) for topic in topics]
+    for topic in topics:
+        until = time.monotonic() + 30  # a right is seen a moment after it was granted
+        while f"the right Write on the topic {topic}" not in (checks := doctor(tmp_path, "writes", guarded.url)[1])["rights"]["text"]:
+            assert time.monotonic() < until, checks
+        assert checks["settings"]["level"] == "ok" and "lacks the right DescribeConfigs" in checks["settings"]["text"], checks
+        kafka.grant("Write", "topic", topic)
+        while f"the right Write on the topic {topic}" in (checks := doctor(tmp_path, "writes", guarded.url)[1])["rights"]["text"]:
+            assert time.monotonic() < until, checks
+    assert checks["rights"]["level"] == "ok", checks
+    assert [ends(kafka, topic) for topic in topics] == before
 
 
 class Older:

@@ -156,6 +156,10 @@ class Kafka(Server):
         """Gives a topic more partitions, `total` in all."""
         wire.add_partitions(self.port, name, total)
 
+    def delete_topic(self, name: str) -> None:
+        """Deletes a topic with its records."""
+        wire.delete_topic(self.port, name)
+
     def grant(self, operation: str, resource: str, prefix: str) -> None:
         """Gives PLAIN's user a right (Read, Write, Create, Describe) on a topic or group of such a name."""
         wire.grant(self.port, PLAIN[0], operation, resource, prefix)

@@ -130,6 +130,14 @@ def add_partitions(port: int, name: str, total: int) -> None:
         _check(what, code)
 
 
+def delete_topic(port: int, name: str) -> None:
+    """It is gone from the metadata a moment later."""
+    r = _ask(port, 20, 1, _many([_text(name)]) + struct.pack(">i", 10000))
+    r.take("i")
+    for what, code in r.many(lambda: (r.text(), r.take("h"))):
+        _check(what, code)
+
+
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
 RESOURCES = {"topic": 2, "group": 3}
 

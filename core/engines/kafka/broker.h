@@ -61,11 +61,12 @@ void dti_broker_write(dti_broker *, dti_write *writes, size_t n);
 dtask_err dti_broker_outcome(dti_broker *, const dti_write *);
 // It was refused, for this user has no right to it.
 bool dti_broker_denied(const dti_write *);
-typedef struct { const char *group, *quarantine; const char *const *topics; size_t n; } dti_look; // topics: of types
+// topics: of types; done: where ends of jobs are told, else NULL
+typedef struct { const char *group, *quarantine, *done; const char *const *topics; size_t n; } dti_look;
 // About the cluster and what this user may do there, as pairs of a msgpack
-// map: how many were put. Changes nothing, so the right to write is not seen.
-// Blocks, for seconds. EENGINE: no broker answers, it is too old, or would not
-// make such topics.
+// map: how many were put. Changes nothing: the right to write is seen by a
+// record that brokers refuse. Blocks, for seconds. EENGINE: no broker answers,
+// it is too old, or would not make such topics.
 dtask_err dti_broker_look(dti_broker *, const dti_look *, dti_buf *out, uint32_t *pairs);
 
 // The position of the first record that a partition still has. Blocks.

@@ -650,6 +650,9 @@ static dtask_err about(dti_engine *engine, dti_buf *out) {
     dti_look what = {.group = k->group, .quarantine = k->quarantine};
     dtask_err err = k->store->ops->about(k->store, &theirs);
     if (!err) err = known_topics(k, &arena, &what);
+    dti_op ends = {.kind = DTI_OP_DONE}; // asks only whether they are kept
+    if (!err) store_call(k, &arena, &ends, 1);
+    if (!err && !ends.err && (ends.done.on || ends.done.waiting)) what.done = k->done;
     if (!err) err = dti_broker_look(k->broker, &what, &ours, &pairs);
     dti_mp at = {theirs.p, theirs.p + theirs.n};
     dti_mpval head;

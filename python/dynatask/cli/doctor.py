@@ -170,7 +170,11 @@ def of_kafka(server: dict[str, Any]) -> Iterator[Check]:
     if missing:
         yield Check("rights", "bad", f"missing, for this user: {'; '.join(missing)}", "kafka-acls.sh --add; docs/kafka.md has the list")
     else:
-        yield Check("rights", "ok", "topics can be made and read, and the group; whether they can be written shows when it is tried")
+        yield Check("rights", "ok", "topics can be made, written and read, and the group")
+    if absent := server["absent"]:
+        text = f"not there, though the store knows them: {some(absent)}; if they were deleted, the starts that lay in them are lost"
+        yield Check("topics", "warn", text, "dynatask worker APP, which makes them")
+    yield from of_topics(server["topics"], server["unseen"])
     if server["strangers"]:
         text = f"{server['strangers']} workers take this app's starts into another store: two apps of one name and prefix"
         yield Check("group", "bad", text, "another prefix=, or the same store=")
@@ -180,6 +184,47 @@ def of_kafka(server: dict[str, Any]) -> Iterator[Check]:
         yield Check("held", "warn", text, f"kcat -C -e -b {server['kafka']} -t {topic}")
     else:
         yield Check("held", "ok", "no records in quarantine")
+
+
+def of_topics(topics: list[tuple[str, int, dict[str, str]]], unseen: int) -> Iterator[Check]:
+    """What the topics that starts lie in are set to."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for topic, replicas, settings in topics:
+        for told in wrong_settings(replicas, settings):
+            found.setdefault(told, []).append(topic)
+    for (level, text, setting), names in sorted(found.items()):
+        try_ = f"kafka-configs.sh --alter --entity-type topics --entity-name {names[0]} --add-config {setting}"
+        yield Check("settings", level, f"{text}: {some(names)}", try_)
+    if unseen:
+        yield Check("settings", "ok", f"of {unseen} topics they are not to be seen: this user lacks the right DescribeConfigs")
+    elif topics and not found:
+        yield Check("settings", "ok", f"{len(topics)} topics of starts keep their records for ever")
+
+
+def wrong_settings(replicas: int, settings: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Level, text, and what it should be."""
+    if "compact" in settings.get("cleanup.policy", ""):
+        yield "bad", "cleanup.policy is compact, which takes starts away before a worker has them", "cleanup.policy=delete"
+    kept = int(settings.get("retention.ms", -1))
+    if kept >= 0:
+        yield "warn", f"retention.ms is {kept}: a start that no worker takes in within {span(kept / 1000)} is lost", "retention.ms=-1"
+    most = int(settings.get("retention.bytes", -1))
+    if most >= 0:
+        yield "warn", f"retention.bytes is {most}: of a longer backlog the oldest starts are lost", "retention.bytes=-1"
+    least = int(settings.get("min.insync.replicas", 1))
+    if least > replicas:
+        yield "bad", f"min.insync.replicas is {least} of {replicas} copies: no start can be written", f"min.insync.replicas={max(1, replicas - 1)}"
+    elif least == replicas > 1:
+        yield "warn", f"min.insync.replicas is {least} of {replicas} copies: no start can be written while one is away", f"min.insync.replicas={replicas - 1}"
+    elif least == 1 < replicas - 1:
+        yield "warn", f"min.insync.replicas is 1 of {replicas} copies: a start may lie on a single broker, and die with it", "min.insync.replicas=2"
+
+
+def span(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"
 
 
 # ---- what is in it -------------------------------------------------------------------------
