@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 import pytest
-from servers import Kafka, Redis
+from servers import Guard, Kafka, Redis
 from servers.certificates import Certificates
 
 from dynatask import App, EngineError
@@ -38,6 +39,35 @@ def test_jobs_run_behind_a_password_and_behind_tls(
 
     with app.worker():
         assert [job.result(timeout=60) for job in [echo.start(i) for i in range(20)]] == list(range(20))
+
+
+def test_what_no_waiting_mends_is_named(new_kafka: NewKafka, new_redis: NewRedis, certificates: Certificates, guard: Guard) -> None:
+    """A wrong password, a certificate of another authority, none where one is asked for, TLS where there is none, a closed port."""
+    kafka = new_kafka(secure=certificates, properties={"ssl.client.auth": "required"})
+    redis = new_redis()
+    plain, tls = kafka.client_options("plain"), kafka.client_options("tls")
+    tls_only = {name: value for name, value in tls.items() if name not in ("ssl.certificate.location", "ssl.key.location")}
+    closed = f"127.0.0.1:{guard.port()}"
+    for options, named in (
+        (plain | {"sasl.password": "another"}, r"refuses this user or password: set kafka\.sasl\.username, kafka\.sasl\.password"),
+        (tls | {"ssl.ca.location": str(certificates.certificate("stranger"))}, r"no TLS with it: give its certificate's authority by kafka\.ssl\.ca\.location"),
+        (tls_only, r"no broker answers.*kafka\.security\.protocol.*certificate"),
+        (tls | {"bootstrap.servers": kafka.address}, r"no TLS with it|kafka\.security\.protocol"),
+        ({"bootstrap.servers": closed}, rf"Kafka at {closed}: no broker answers: start it, or correct host and port"),
+    ):
+        with pytest.raises(EngineError, match=named):
+            App("named", url_of(options, redis) + "&engine_timeout=6").jobs()
+
+
+def test_a_broker_that_is_started_anew_is_waited_for(new_kafka: NewKafka, new_redis: NewRedis) -> None:
+    kafka, redis = new_kafka(), new_redis()
+    kafka.kill()
+    starter = threading.Thread(target=kafka.start)
+    starter.start()
+    try:
+        assert App("anew", url_of({"bootstrap.servers": kafka.address}, redis)).jobs() == []
+    finally:
+        starter.join()
 
 
 def test_a_wrong_password_is_named_and_shown_nowhere(new_kafka: NewKafka, new_redis: NewRedis, certificates: Certificates, tmp_path: Path) -> None:

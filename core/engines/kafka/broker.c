@@ -18,6 +18,7 @@ enum {
     TEXT = DTI_BROKER_TEXT, KNOWN_MAX = 65536, CLOSE_MS = 5000,
     POLL_MS = 100,
     AWAY_US = 1000000,           // without a broker: it is no connection that was just made anew
+    FIRST_MS = 10000,            // for the first answer, at most
 };
 // Bytes of a record at most, where nobody says otherwise: what max_payload
 // allows (64 MiB), and room around it; a broker takes requests of 100 MiB.
@@ -38,8 +39,11 @@ static void failed(rd_kafka_t *rk, int err, const char *reason, void *opaque) {
     dti_broker *b = opaque;
     (void)rk;
     int64_t none = 0;
-    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) atomic_compare_exchange_strong(&b->lost_at, &none, dti_mono_us());
+    bool all = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+    if (all) atomic_compare_exchange_strong(&b->lost_at, &none, dti_mono_us());
+    if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL) atomic_store(&b->refusal, err);
     pthread_mutex_lock(&b->lock);
+    if (!all || !*b->last)       // that says less than what came before
     snprintf(b->last, sizeof b->last, "%s: %s", rd_kafka_err2str((rd_kafka_resp_err_t)err), reason);
     pthread_mutex_unlock(&b->lock);
 }
@@ -349,6 +353,43 @@ static void release(dti_broker *b) {
     free(b);
 }
 
+// What no waiting mends is told as soon as it is seen.
+static dtask_err refused(dti_broker *b) {
+    char last[TEXT];
+    pthread_mutex_lock(&b->lock);
+    memcpy(last, b->last, sizeof last);
+    pthread_mutex_unlock(&b->lock);
+    switch (atomic_load(&b->refusal)) {
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+        return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user or password: set kafka.sasl.username, kafka.sasl.password and "
+            "kafka.sasl.mechanism as the broker has them; %s", b->servers, last);
+    case RD_KAFKA_RESP_ERR__SSL:
+        return dti_fail(DTASK_EENGINE, "Kafka at %.200s: no TLS with it: give its certificate's authority by kafka.ssl.ca.location, the name it is made for in "
+            "the URL, and ours, if it asks for one, by kafka.ssl.certificate.location and kafka.ssl.key.location; %s", b->servers, last);
+    default:
+        return dti_fail(DTASK_EENGINE, "Kafka at %.200s: no broker answers: start it, or correct host and port in the URL, or kafka.security.protocol; %s",
+            b->servers, *last ? last : "nothing came back");
+    }
+}
+
+// The first connection is made soon or not at all, so that a wrong URL is
+// said; a broker that is started anew is waited for, as is any later outage.
+static dtask_err first_answer(dti_broker *b) {
+    const struct rd_kafka_metadata *m;
+    int64_t until = dti_mono_us() + (int64_t)(b->timeout_ms < FIRST_MS ? b->timeout_ms : FIRST_MS) * 1000;
+    for (int64_t now; (now = dti_mono_us()) < until;) {
+        int left = (int)((until - now) / 1000) + 1;
+        if (!rd_kafka_metadata(b->rk, 0, NULL, &m, left < POLL_MS ? left : POLL_MS)) {
+            rd_kafka_metadata_destroy(m);
+            atomic_store(&b->lost_at, 0);
+            return DTASK_OK;
+        }
+        rd_kafka_poll(b->rk, 0);
+        if (atomic_load(&b->lost_at) && atomic_load(&b->refusal)) break; // no broker is left that would take us
+    }
+    return refused(b);
+}
+
 dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
     dti_broker *b = calloc(1, sizeof *b);
     if (!b) return dti_fail(DTASK_ENOMEM, "no memory for Kafka");
@@ -375,14 +416,7 @@ dtask_err dti_broker_open(const dti_broker_conf *conf, dti_broker **out) {
             err = dti_fail(DTASK_EARGS, "librdkafka refuses its options: %s", why);
         }
     }
-    const struct rd_kafka_metadata *m;
-    rd_kafka_resp_err_t code = err ? 0 : rd_kafka_metadata(b->rk, 0, NULL, &m, b->timeout_ms < 10000 ? b->timeout_ms : 10000);
-    if (!err && code) {
-        rd_kafka_poll(b->rk, 0);
-        err = dti_broker_trouble(b, "no broker answers", code);
-    } else if (!err) {
-        rd_kafka_metadata_destroy(m);
-    }
+    if (!err) err = first_answer(b);
     if (!err && pthread_create(&b->thread, NULL, serve, b)) err = dti_fail(DTASK_ENOMEM, "no thread can be made for Kafka");
     if (err) {
         snprintf(why, sizeof why, "%s", dtask_err_detail());

@@ -18,6 +18,7 @@ struct dti_broker {
     pthread_t thread;            // serves the reports of writes
     atomic_bool closing;
     _Atomic int64_t lost_at;     // when librdkafka said that no broker is there; 0: one is
+    _Atomic int refusal;         // of a password or certificate, as librdkafka calls it; 0: none
     bool away;                   // that was told; the thread's own
     dti_tell tell;
     pthread_mutex_t lock;
