@@ -21,10 +21,12 @@ After each round it is checked that
     says in the log which attempt it is;
   - there are no jobs but these, and no worker ended by itself or does not drain.
 60 s without progress are a failure at once, and stall.py writes down what it
-sees. Prints a line of JSON for each round; the first line says the seed, the
-last sums up: strikes, jobs accepted, lost, doubled (ended otherwise than
-once; 0, or the round failed). Exit code 1 at the first round that fails, whose
-files are kept, with the servers' logs and data. Any Python runs it, as rounds.py.
+sees. Prints a line of JSON for each round (`in_flight`: the fewest tasks of the
+tree that ran when a fault struck); the first line says the seed, the last sums
+up: strikes, jobs accepted, lost, doubled (ended otherwise than once; 0, or the
+round failed). Exit code 1 at the first round that fails, whose files are kept,
+with the servers' logs and data. Any Python runs it, as rounds.py. Every row of
+both programs at once: rows.py.
 """
 
 from __future__ import annotations
@@ -92,12 +94,14 @@ S = TypeVar("S", bound=Scene)
 
 @dataclass
 class Fault(Generic[S]):
-    """scene: makes the servers. strike: does it, and returns when it is over. lossy: accepted jobs may be lost. charges: attempts may be
-    charged. kills: strikes of a round, unless --kills says it; one where the rest of the tree ends meanwhile."""
+    """scene: makes the servers. strike: does it, and returns when it is over. durability: what the servers keep, in words. lossy: accepted
+    jobs may be lost. charges: attempts may be charged. kills: strikes of a round, unless --kills says it; one where the rest of the tree
+    ends meanwhile."""
 
     about: str
     strike: Callable[[S], None]
     scene: Callable[[Guard], S]
+    durability: str
     lossy: bool = False
     charges: bool = False
     kills: int = 3
@@ -227,6 +231,7 @@ class Round:
         self.trees: list[tuple[Any, Waiter]] = []
         self.lost = 0
         self.gaps: list[float] = []
+        self.in_flight: list[int] = []  # tasks of the tree that ran, at each strike
 
     def run(self) -> dict[str, Any]:
         with Guard() as guard:
@@ -266,8 +271,8 @@ class Round:
         runs = sum(not line.startswith("ended") for line in rounds.noted(self.effects))
         return {
             "round": self.number, "seconds": round(time.monotonic() - begun, 2), "strikes": len(self.gaps),
-            "gaps": [round(g, 3) for g in self.gaps], "accepted": len(starter.accepted) + len(self.trees), "refused": starter.refused,
-            "lost": self.lost, "doubled": 0, "runs": runs,
+            "gaps": [round(g, 3) for g in self.gaps], "in_flight": min(self.in_flight, default=0),
+            "accepted": len(starter.accepted) + len(self.trees), "refused": starter.refused, "lost": self.lost, "doubled": 0, "runs": runs,
         }  # fmt: skip
 
     def _all_at_work(self, workers: list[Worker]) -> None:
@@ -317,6 +322,7 @@ class Round:
                 self._plant()
             elif moments and not struck and info.counts.claimed >= moments[0] and info.counts.running:
                 moments.pop(0)
+                self.in_flight.append(info.counts.running)
                 self.fault.strike(scene)
                 struck = time.monotonic()
                 try:

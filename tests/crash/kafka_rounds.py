@@ -150,23 +150,28 @@ def flush_redis(scene: KafkaScene) -> None:
     scene.redis("FLUSHALL")
 
 
+ALWAYS = "acks=all, AOF always"
 three, behind_proxies, ten = partial(KafkaScene, three=True), partial(KafkaScene, proxies=True), partial(KafkaScene, pairs=5)
 FAULTS: dict[str, Fault[KafkaScene]] = {
-    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene),
-    "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three),
-    "records-deleted": Fault("workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, charges=True, kills=2),
-    "partitions-added": Fault("partitions added to the topic", add_partitions, KafkaScene),
-    "churn": Fault("of ten workers some leave or are killed, and come back", churn, ten, charges=True, kills=2),
-    "kill-redis": Fault("SIGKILL of Redis and restart", kill_redis, KafkaScene),
-    "without-kafka": Fault("the broker killed, and away for up to 5 leases", without_kafka, KafkaScene),
-    "without-redis": Fault("Redis killed, and away for up to 5 leases", without_redis, KafkaScene),
-    "storm": Fault("SIGKILL of ten workers, one after another", storm, KafkaScene, charges=True, kills=2),
-    "cut-network": Fault("the network to Kafka, to Redis or to both cut for up to 2 leases, in silence or by refusing", cut_network, behind_proxies),
-    "flush": Fault("FLUSHALL of Redis: all is read again from Kafka", flush_redis, KafkaScene),
-    "kill-c": Fault("SIGKILL of a C worker", kill_one("c"), KafkaScene, charges=True),
-    "kill-python": Fault("SIGKILL of a Python worker", kill_one("python"), KafkaScene, charges=True),
-    "kill-all": Fault("SIGKILL of all workers at once", kill_all, KafkaScene, charges=True),
-    "freeze-worker": Fault("SIGSTOP of a worker for 3 leases", freeze_worker, KafkaScene, charges=True, kills=1),
+    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS),
+    "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three, ALWAYS),
+    "records-deleted": Fault(
+        "workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, ALWAYS, charges=True, kills=2
+    ),
+    "partitions-added": Fault("partitions added to the topic", add_partitions, KafkaScene, ALWAYS),
+    "churn": Fault("of ten workers some leave or are killed, and come back", churn, ten, ALWAYS, charges=True, kills=2),
+    "kill-redis": Fault("SIGKILL of Redis and restart", kill_redis, KafkaScene, ALWAYS),
+    "without-kafka": Fault("the broker killed, and away for up to 5 leases", without_kafka, KafkaScene, ALWAYS),
+    "without-redis": Fault("Redis killed, and away for up to 5 leases", without_redis, KafkaScene, ALWAYS),
+    "storm": Fault("SIGKILL of ten workers, one after another", storm, KafkaScene, ALWAYS, charges=True, kills=2),
+    "cut-network": Fault(
+        "the network to Kafka, to Redis or to both cut for up to 2 leases, in silence or by refusing", cut_network, behind_proxies, ALWAYS
+    ),
+    "flush": Fault("FLUSHALL of Redis: all is read again from Kafka", flush_redis, KafkaScene, ALWAYS),
+    "kill-c": Fault("SIGKILL of a C worker", kill_one("c"), KafkaScene, ALWAYS, charges=True),
+    "kill-python": Fault("SIGKILL of a Python worker", kill_one("python"), KafkaScene, ALWAYS, charges=True),
+    "kill-all": Fault("SIGKILL of all workers at once", kill_all, KafkaScene, ALWAYS, charges=True),
+    "freeze-worker": Fault("SIGSTOP of a worker for 3 leases", freeze_worker, KafkaScene, ALWAYS, charges=True, kills=1),
 }
 
 if __name__ == "__main__":

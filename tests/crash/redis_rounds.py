@@ -116,25 +116,26 @@ def cut_network(scene: RedisScene) -> None:
     cut(scene, [scene.proxy])
 
 
+NONE, EVERYSEC, ALWAYS = "no AOF", "AOF everysec", "AOF always"
 always, everysec = partial(RedisScene, aof="always"), partial(RedisScene, aof="everysec")
 FAULTS: dict[str, Fault[RedisScene]] = {
-    "kill-always": Fault("SIGKILL of the server and restart, AOF synced always", kill_server, always),
-    "kill-everysec": Fault("SIGKILL of the server and restart, AOF synced each second", kill_server, everysec, lossy=True),
-    "kill-none": Fault("SIGKILL of the server and restart, nothing saved", kill_server, RedisScene, lossy=True),
-    "flush": Fault("FLUSHALL", flush_server, always, lossy=True),
+    "kill-always": Fault("SIGKILL of the server and restart, AOF synced always", kill_server, always, ALWAYS),
+    "kill-everysec": Fault("SIGKILL of the server and restart, AOF synced each second", kill_server, everysec, EVERYSEC, lossy=True),
+    "kill-none": Fault("SIGKILL of the server and restart, nothing saved", kill_server, RedisScene, NONE, lossy=True),
+    "flush": Fault("FLUSHALL", flush_server, always, ALWAYS, lossy=True),
     "failover-stale": Fault(
-        "SIGKILL of the master, failover to a replica that was cut off", fail_over, partial(RedisScene, pair=True), lossy=True, kills=1
+        "SIGKILL of the master, failover to a replica that was cut off", fail_over, partial(RedisScene, pair=True), NONE, lossy=True, kills=1
     ),
-    "freeze-server": Fault("SIGSTOP of the server for 1.2 to 3 leases", freeze_server, RedisScene),
-    "sleep-server": Fault("DEBUG SLEEP for 1.2 to 3 leases", sleep_server, RedisScene),
-    "full": Fault("maxmemory reached, for up to 2 leases, then raised", fill_server, RedisScene, kills=1),
-    "library-flushed": Fault("FUNCTION FLUSH", flush_library, RedisScene),
-    "cut-clients": Fault("all connections cut by the server", cut_clients, RedisScene),
-    "cut-network": Fault("the network cut for up to 2 leases, in silence or by refusing", cut_network, partial(RedisScene, proxy=True)),
-    "kill-c": Fault("SIGKILL of a C worker", kill_one("c"), RedisScene, charges=True),
-    "kill-python": Fault("SIGKILL of a Python worker", kill_one("python"), RedisScene, charges=True),
-    "kill-all": Fault("SIGKILL of all workers at once", kill_all, RedisScene, charges=True),
-    "freeze-worker": Fault("SIGSTOP of a worker for 3 leases", freeze_worker, RedisScene, charges=True, kills=1),
+    "freeze-server": Fault("SIGSTOP of the server for 1.2 to 3 leases", freeze_server, RedisScene, NONE),
+    "sleep-server": Fault("DEBUG SLEEP for 1.2 to 3 leases", sleep_server, RedisScene, NONE),
+    "full": Fault("maxmemory reached, for up to 2 leases, then raised", fill_server, RedisScene, NONE, kills=1),
+    "library-flushed": Fault("FUNCTION FLUSH", flush_library, RedisScene, NONE),
+    "cut-clients": Fault("all connections cut by the server", cut_clients, RedisScene, NONE),
+    "cut-network": Fault("the network cut for up to 2 leases, in silence or by refusing", cut_network, partial(RedisScene, proxy=True), NONE),
+    "kill-c": Fault("SIGKILL of a C worker", kill_one("c"), RedisScene, NONE, charges=True),
+    "kill-python": Fault("SIGKILL of a Python worker", kill_one("python"), RedisScene, NONE, charges=True),
+    "kill-all": Fault("SIGKILL of all workers at once", kill_all, RedisScene, NONE, charges=True),
+    "freeze-worker": Fault("SIGSTOP of a worker for 3 leases", freeze_worker, RedisScene, NONE, charges=True, kills=1),
 }
 
 if __name__ == "__main__":
