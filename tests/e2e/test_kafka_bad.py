@@ -20,6 +20,7 @@ from servers import Guard, Kafka, Redis
 from servers.certificates import Certificates
 from servers.kafka import AUTHORIZER
 
+import dynatask
 from dynatask import App, EngineError, TaskType, TooBig
 
 NewRedis = Callable[..., Redis]
@@ -225,6 +226,46 @@ def test_what_runs_is_stored_while_a_right_is_missing(guarded: Guarded, tmp_path
     with here.worker():
         assert [job.result(timeout=30) for job in [again.start(i, "", "") for i in range(20)]] == list(range(20))
     assert ends(kafka, "aside.quarantine") == 1
+
+
+def test_ends_of_jobs_that_may_not_be_written_are_told_once_and_kept(guarded: Guarded, plugin: Callable[..., str], tmp_path: Path) -> None:
+    kafka, url, log, there = guarded.kafka, guarded.url + "&done=on", tmp_path / "log", tmp_path / "there"
+    for operation in ("Create", "Describe", "Read"):
+        kafka.grant(operation, "topic", "unwritten.")
+    kafka.grant("Read", "group", "unwritten")
+    kafka.grant("Write", "topic", "unwritten.until")
+    there.touch()
+    app = App("unwritten", url)
+
+    @app.extern()
+    def until(mark: str, go: str) -> int: ...
+
+    ended = 0
+
+    def run() -> None:
+        nonlocal ended
+        until.start(str(tmp_path / "mark"), str(there)).result(timeout=30)
+        ended += 1
+
+    def told() -> int:
+        return log.read_text().count("the right Write on the topic unwritten.done")
+
+    host = Path(dynatask.__file__).parent / "bin" / "dynatask-worker"
+    command = [host, "--app", "unwritten", "--url", url, "--plugin", plugin("host")]
+    with log.open("w") as out, subprocess.Popen(command, stderr=out) as worker:
+        try:
+            end = time.monotonic() + 60
+            while not told():
+                assert time.monotonic() < end, log.read_text()
+                run()
+            for _ in range(5):
+                run()
+            assert told() == 1, log.read_text()
+            kafka.grant("Write", "topic", "unwritten.done")
+            while ends(kafka, "unwritten.done") < ended:
+                assert time.monotonic() < end, log.read_text()
+        finally:
+            worker.kill()
 
 
 def test_doctor_asks_for_no_right_to_make_what_is_there(guarded: Guarded, tmp_path: Path) -> None:

@@ -104,6 +104,17 @@ static dtask_err denied(dti_broker *b, const char *right, const char *of, const 
     return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user %s: grant it (kafka-acls.sh); the list of rights is in docs/kafka.md", b->servers, text);
 }
 
+void dti_broker_unwritten(const dti_broker *b, const char *topic, int code) {
+    char text[TEXT];
+    dti_broker_right(text, "Write", "topic", topic);
+    if (denies((rd_kafka_resp_err_t)code))
+        dti_say(&b->tell, LOG_ERR, "Kafka at %.200s refuses this user %s: what waits for it is kept, grant the right (kafka-acls.sh); the list is in "
+            "docs/kafka.md", b->servers, text);
+    else
+        dti_say(&b->tell, LOG_WARNING, "Kafka at %.200s does not take what is written to the topic %s: %s; it is kept, and tried again", b->servers,
+            topic, rd_kafka_err2str((rd_kafka_resp_err_t)code));
+}
+
 static dtask_err too_old(dti_broker *b) {
     return dti_fail(DTASK_EENGINE, "Kafka at %.200s is too old, or does not speak all of Kafka's protocol: dynatask wants Kafka 2.4 or newer", b->servers);
 }

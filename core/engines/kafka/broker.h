@@ -18,7 +18,7 @@ typedef struct {                 // values outlive open only
     int64_t timeout_us;          // how long a write or a request may take
     unsigned partitions;         // of topics that are made
     int replication;             // the same; -1: as the brokers have it
-    dti_tell tell;               // of an outage of all brokers, and its end
+    dti_tell tell;               // of an outage of all brokers and its end, and dti_broker_unwritten
 } dti_broker_conf;
 
 // EARGS: an option that librdkafka does not know, or its value. EENGINE: no
@@ -63,6 +63,8 @@ dtask_err dti_broker_outcome(dti_broker *, const dti_write *);
 bool dti_broker_denied(const dti_write *);
 // topics: of types; done: where ends of jobs are told, else NULL
 typedef struct { const char *group, *quarantine, *done; const char *const *topics; size_t n; } dti_look;
+// Says to conf.tell why records of this topic are not written yet: code, a report's.
+void dti_broker_unwritten(const dti_broker *, const char *topic, int code);
 // About the cluster and what this user may do there, as pairs of a msgpack
 // map: how many were put. Changes nothing: the right to write is seen by a
 // record that brokers refuse. Blocks, for seconds. EENGINE: no broker answers,

@@ -2,11 +2,13 @@
 #include "engines/kafka/done.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
 #include "base/msgpack.h"
+#include "engines/kafka/record.h"
 
 struct dti_publisher {
     dti_report report;           // one for all that is on its way
@@ -19,6 +21,7 @@ struct dti_publisher {
     // under lock
     size_t left;                 // not told yet
     bool failed, missing, closed;
+    int code, said;              // why one was not written; what was said of it, once until one is written
     uint64_t era, upto;          // of what is on its way; upto 0: none was taken
     char *bytes;                 // of its records
 };
@@ -32,26 +35,35 @@ static void release(dti_publisher *p) {
 }
 
 // n records were told, or not sent at all.
-static void told(dti_publisher *p, size_t n, dtask_err err) {
+static void told(dti_publisher *p, size_t n, dtask_err err, int code) {
+    int say = 0;
+    char topic[DTI_KAFKA_NAME_MAX + 1];
     pthread_mutex_lock(&p->lock);
+    dti_broker *broker = p->broker;
     p->left -= n;
     if (err) p->failed = true;
+    if (err && code) p->code = code;
     if (err == DTASK_ENOTFOUND) p->missing = true;
     bool over = !p->left, last = over && p->closed;
     if (over) {
         if (p->failed) p->upto = 0; // at the next turn again
+        int why = p->failed && !p->missing ? p->code : 0;
+        if (why != p->said) say = why;
+        p->said = why;
         free(p->bytes);
         p->bytes = NULL;
         pthread_cond_broadcast(&p->news);
         if (!p->closed && !p->failed) p->rung(p->arg); // failed: not at once
     }
-    pthread_mutex_unlock(&p->lock);
+    if (say) snprintf(topic, sizeof topic, "%s", p->topic);
+    pthread_mutex_unlock(&p->lock); // from here on it may be closed, and gone
     if (last) release(p);
+    if (say) dti_broker_unwritten(broker, topic, say);
 }
 
 static void reported(dti_report *r, dtask_err err, int code, dti_place place) {
-    (void)code, (void)place;
-    told((dti_publisher *)r, 1, err);
+    (void)place;
+    told((dti_publisher *)r, 1, err, code);
 }
 
 dtask_err dti_done_open(dti_broker *b, const char *topic, void (*rung)(void *), void *arg, dti_publisher **out) {
@@ -115,6 +127,7 @@ void dti_done_take(dti_publisher *p, const dti_done *d) {
     pthread_mutex_lock(&p->lock);
     p->left = d->nends;
     p->failed = p->missing = false;
+    p->code = 0;
     p->bytes = bytes;
     p->era = d->era;
     p->upto = d->first + d->nends;
@@ -126,7 +139,7 @@ void dti_done_take(dti_publisher *p, const dti_done *d) {
         if ((err = dti_broker_send(p->broker, p->topic, key_of(record), record, &p->report))) break;
         at += record.n;
     }
-    if (err) told(p, d->nends - sent, err);
+    if (err) told(p, d->nends - sent, err, 0);
 }
 
 bool dti_done_wait(dti_publisher *p, int64_t until_us) {
