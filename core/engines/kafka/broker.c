@@ -6,6 +6,7 @@
 // pause (which throws away what was fetched): a full worker does not read, and
 // little is fetched ahead.
 #include "engines/kafka/inside.h"
+#include "engines/kafka/unread.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -490,6 +491,7 @@ struct dti_reader {
     dti_part *parts; int64_t *holes; size_t nparts;
     rd_kafka_topic_partition_list_t *assigned; // of parts; not yet assigned while placing
     size_t placed;
+    dti_unread *unread;
     char denied[TEXT];           // a right that is missing, or empty
 };
 
@@ -544,6 +546,7 @@ size_t dti_reader_serve(dti_reader *r, const dti_part **parts) {
         if (rd_kafka_event_type(e) == RD_KAFKA_EVENT_REBALANCE) {
             if (rd_kafka_event_error(e) == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
                 *r->denied = 0;
+                dti_unread_divided(r->unread);
                 assigned(r, rd_kafka_event_topic_partition_list(e));
             } else {
                 take_away(r);
@@ -617,6 +620,7 @@ bool dti_reader_waits(dti_reader *r, size_t topic) {
 }
 
 void dti_reader_close(dti_reader *r) {
+    if (r->unread) dti_unread_close(r->unread);
     if (r->rk) {
         if (r->group) rd_kafka_queue_io_event_enable(r->group, -1, NULL, 0);
         for (size_t i = 0; r->records && i < r->ntopics; i++) rd_kafka_queue_io_event_enable(r->records[i], -1, NULL, 0);
@@ -675,6 +679,7 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
         rd_kafka_resp_err_t code = rd_kafka_subscribe(r->rk, list);
         rd_kafka_topic_partition_list_destroy(list);
         if (code) err = dti_broker_trouble(b, "the group could not be joined", code);
+        else err = dti_unread_open(b, r->rk, r->name, r->topics, n, &r->unread);
     }
     if (err) dti_reader_close(r);
     else *out = r;

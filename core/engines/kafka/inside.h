@@ -1,4 +1,4 @@
-// What the two files that speak to librdkafka, broker.c and look.c, share.
+// What the files that speak to librdkafka, broker.c, look.c and unread.c, share.
 #pragma once
 
 #include <librdkafka/rdkafka.h>
