@@ -262,6 +262,13 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
         }
         extras_free(f);
         ended(f, m, a, rest);
+        // Its wait was armed while this message was on its way, and the answer
+        // has said that a call of it joined another task, or was left out: what
+        // it waits for may be here, and no row of its own will wake it.
+        if (!m->end && f->end == DTI_END_PARK && !f->cancelled && dti_wait_holds(f)) {
+            dti_end_set(f, DTI_END_NONE);
+            dti_settle(f);
+        }
         break;
     case DTI_FULL:
         if (!f->full_since) f->full_since = dti_mono_us();

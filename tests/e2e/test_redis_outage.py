@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import Redis, RedisCluster, RedisPair
+from servers import Guard, Proxy, Redis, RedisCluster, RedisPair
 
-from dynatask import App, EngineError, Job, UsageError, children, context
+from dynatask import App, EngineError, Job, TaskSkipped, Unique, UsageError, children, context
 
 NewRedis = Callable[..., Redis]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
@@ -294,3 +295,34 @@ def test_doctor_and_config_look_at_the_server_and_show_no_password(new_redis: Ne
     config = run("config")
     for output in (doctor, evicting, config):
         assert "s3cret-w0rd" not in output.stdout + output.stderr
+
+
+def test_a_call_that_is_joined_as_its_handler_parks_for_it(shared_redis: Redis) -> None:
+    """It has no row that would wake the handler, whose wait was armed while the answer that says so was on its way."""
+    gate = threading.Event()
+    with Guard() as guard:
+        proxy = Proxy(guard, shared_redis.port)
+        app = App("joined", f"redis://127.0.0.1:{proxy.port}/0")
+
+        @app.task(unique=Unique(scope="job", over="drop"))
+        def slow(n: int) -> int:
+            if n:
+                gate.wait(60)
+            return n
+
+        @app.task
+        def root() -> list[object]:
+            assert slow.spawn(0).result() == 0  # the worker knows the type from here on, and asks nothing
+            proxy.pause()
+            first, second = slow.spawn(1), slow.spawn(1)
+            time.sleep(0.1)  # the message is on its way, and the answer is not
+            resume = threading.Timer(0.3, proxy.resume)
+            resume.start()
+            error = second.error()
+            assert isinstance(error, TaskSkipped)
+            gate.set()
+            resume.join()
+            return [first.result(), error.reason]
+
+        with app.worker(slots=2):
+            assert root.start().result(timeout=60) == [1, "unique"]
