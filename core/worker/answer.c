@@ -255,7 +255,9 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
     case DTI_ALREADY:
         f->seq = m->seq;
         f->full_since = 0;
+        uint64_t had = f->nspawned;
         children_answered(fl, a);
+        if (m->end == DTI_END_PARK) f->quiet_spawned -= had - f->nspawned; // joined: none of its children
         if (a->cancelling && !f->cancelled) {
             f->cancelled = true;
             if (f->state == DTI_F_RUNNING && f->h->pool != DTI_POOL_C) dti_seat_event(f, DTASK_B_CANCEL);

@@ -188,8 +188,13 @@ bool dti_batch_ord(const dtask_child *c, uint64_t item, uint32_t *out) {
 
 // ---- completion ------------------------------------------------------------------------
 
+// It was complete when all were, and is counted with them.
+static bool quiet_before(const dtask_child *c) {
+    return c->serial < c->task->quiet_serial;
+}
+
 bool dti_child_done(const dtask_child *c) {
-    if (c->done || c->joined || c->serial < c->task->quiet_serial) return true;
+    if (c->done || c->joined || quiet_before(c)) return true;
     return c->batch && (c->unmade || c->batch->ndone == c->batch->n);
 }
 
@@ -215,7 +220,7 @@ static void child_done(dtask_child *c, bool bad) {
     if (c->done) return;
     c->done = true;
     c->bad = bad;
-    if (c->counted) c->task->ndone++;
+    if (c->counted && !quiet_before(c)) c->task->ndone++;
     if (c->any || (c->ff && bad)) c->task->hit = true;
 }
 
@@ -286,7 +291,7 @@ static void give(dtask_task *f, const dti_mail *m) {
 void dti_child_ended(dtask_task *f, const dti_mail *m) {
     bool batched = false;
     for (dtask_child *b = f->batches; b; b = b->batch->next)
-        if (batch_mark(b, m->ord, m->bad || m->state == DTI_FAILED)) batched = true;
+        if (batch_mark(b, m->ord, m->bad || m->state == DTI_FAILED) && !quiet_before(b)) batched = true;
     if (batched) f->ndone++;
     dtask_child *c = dti_child_by_ord(f, m->ord);
     if (c) dti_child_end(c, m);

@@ -12,6 +12,7 @@ from dynatask import (
     TaskCancelled,
     TaskFailed,
     TaskSkipped,
+    Unique,
     WaitTimeout,
     as_completed,
     children,
@@ -50,6 +51,36 @@ def test_wait_means_complete_not_finished(app: App) -> None:
 
     with app.worker(slots=3):
         assert root.start().result() == "finished"
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["all made", "one dropped"])
+def test_a_wait_for_one_is_not_for_all(app: App, dropped: bool) -> None:
+    """Whatever was awaited before it."""
+    gate = threading.Event()
+
+    @app.task
+    async def late() -> None:
+        await opened(gate)
+
+    @app.task(unique=Unique(scope="job", over="drop"))
+    def soon(n: int) -> int:
+        return n
+
+    @app.task
+    def root() -> int:
+        with children():
+            soon.spawn(1)
+            if dropped:
+                soon.spawn(1)
+        assert soon.spawn(2).result() == 2
+        other, awaited = late.spawn(), soon.spawn(3)
+        got = awaited.result()
+        gate.set()
+        other.result()
+        return got
+
+    with app.worker(slots=3):
+        assert root.start().result(timeout=5) == 3
 
 
 def test_outside_wait_and_timeout(app: App) -> None:
