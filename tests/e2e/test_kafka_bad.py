@@ -228,6 +228,27 @@ def test_what_runs_is_stored_while_a_right_is_missing(guarded: Guarded, tmp_path
     assert ends(kafka, "aside.quarantine") == 1
 
 
+def test_a_right_of_the_store_that_is_missing_costs_no_start(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    """What the store says then is said of its user, not of the start."""
+    redis = new_redis(acl=["user default off", "user app on >word ~* &* +@all"])
+    url = f"kafka://{shared_kafka.address}?store={redis.url.replace('://', '://app:word@')}"
+    app = App("spared", url, slots=1)
+    echo = echo_of(app)
+    with app.worker():
+        assert echo.start("x").result(timeout=30) == "x"
+        redis("ACL", "SETUSER", "app", "-rpush")
+        jobs = [echo.start(str(i)) for i in range(20)]
+        asked = calls_of_script(redis) + 20
+        redis.until(lambda: calls_of_script(redis) > asked, "the worker tries")
+        redis("ACL", "SETUSER", "app", "+rpush")
+        assert [job.result(timeout=30) for job in jobs] == [str(i) for i in range(20)]
+    assert not ends(shared_kafka, "spared.quarantine")
+
+
+def calls_of_script(redis: Redis) -> int:
+    return int(redis.info("commandstats")["cmdstat_fcall"].partition("calls=")[2].partition(",")[0])
+
+
 def test_ends_of_jobs_that_may_not_be_written_are_told_once_and_kept(guarded: Guarded, plugin: Callable[..., str], tmp_path: Path) -> None:
     kafka, url, log, there = guarded.kafka, guarded.url + "&done=on", tmp_path / "log", tmp_path / "there"
     for operation in ("Create", "Describe", "Read"):
@@ -300,6 +321,20 @@ def test_two_stores_behind_one_app_are_refused(shared_kafka: Kafka, new_redis: N
             assert echo.start("z").result(timeout=30) == "z"
         code, checks = doctor(tmp_path, "same", url_of(shared_kafka, one))
         assert code == 0 and "group" not in checks, checks
+
+
+def test_a_worker_whose_member_is_anothers_now_ends_and_says_so(shared_kafka: Kafka, new_redis: NewRedis) -> None:
+    url = url_of(shared_kafka, new_redis(), member="one", engine_timeout="3")
+    first, second = App("fenced", url, slots=1), App("fenced", url, slots=1)
+    echo_of(first)
+    echo = echo_of(second)
+    with pytest.raises(EngineError, match="group fenced as the same member: give each worker .* the option member"), first.worker():
+        with second.worker():
+            assert echo.start("x").result(timeout=30) == "x"
+            until = time.monotonic() + 60
+            while len(second.read({"what": "workers"})) > 1:  # the first gives up
+                assert time.monotonic() < until
+                time.sleep(0.05)
 
 
 def test_a_store_that_was_lost_with_its_workers_is_no_other_app(shared_kafka: Kafka, new_redis: NewRedis) -> None:

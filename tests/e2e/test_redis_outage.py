@@ -99,6 +99,19 @@ def test_connections_that_are_cut(shared_redis: Redis) -> None:
             exact(job, 40)
 
 
+def test_a_right_that_is_taken_away_leaves_nothing_half_done(new_redis: NewRedis) -> None:
+    server = new_redis(acl=["user default off", "user app on >word ~* &* +@all"])
+    app, start = tree(server.url.replace("://", "://app:word@"))
+    with app.worker():
+        for right in ("rpush", "hset", "zadd", "publish"):
+            exact(start(20), 20)
+            server("ACL", "SETUSER", "app", f"-{right}")
+            with pytest.raises(EngineError, match=f"lacks the right to {right.upper()}: nothing was changed, the list is in docs/redis.md"):
+                start(3)
+            server("ACL", "SETUSER", "app", f"+{right}")
+        exact(start(20), 20)
+
+
 def test_a_busy_server_is_waited_for(new_redis: NewRedis) -> None:
     server = new_redis(config={"busy-reply-threshold": 10})
     app, start = tree(server.url)

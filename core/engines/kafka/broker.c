@@ -19,6 +19,7 @@ enum {
     TEXT = DTI_BROKER_TEXT, KNOWN_MAX = 65536, CLOSE_MS = 5000,
     POLL_MS = 100,
     AWAY_US = 1000000,           // without a broker: it is no connection that was just made anew
+    HEARD_US = 3000000, AGAIN_US = 20000, // so long a broker may not have heard of a topic that is there; when it is asked again
     FIRST_MS = 10000,            // for the first answer, at most
 };
 // Bytes of a record at most, where nobody says otherwise: what max_payload
@@ -218,16 +219,25 @@ static rd_kafka_resp_err_t enqueue(dti_broker *b, const char *topic, dtask_str k
         RD_KAFKA_V_OPAQUE(report), RD_KAFKA_V_END);
 }
 
-// A record's bytes are the caller's until its report, which comes within message.timeout.ms.
-void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
-    struct dti_batch batch = {.left = n};
-    int64_t until = dti_mono_us() + (int64_t)b->timeout_ms * 1000;
-    if (!n) return;
+// No broker has the record, for one did not know of its topic or partition:
+// one that comes back, or that leads it since just now.
+static bool unheard(int code) {
+    return code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+           code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || code == RD_KAFKA_RESP_ERR__DESTROY;
+}
+
+// Writes all records, or those that were `unheard`, and waits for them. A
+// record's bytes are the caller's until its report, which comes within
+// message.timeout.ms. How many are unheard now.
+static size_t write_all(dti_broker *b, dti_write *writes, size_t n, size_t count, bool again, int64_t until) {
+    struct dti_batch batch = {.left = count};
+    size_t left = 0;
     pthread_mutex_init(&batch.lock, NULL);
     pthread_cond_init(&batch.news, NULL);
     for (size_t i = 0; i < n; i++) {
         dti_write *w = &writes[i];
         rd_kafka_resp_err_t err;
+        if (again && !unheard(w->code)) continue;
         w->report.told = awaited;
         w->batch = &batch;
         // A full queue is emptied by the broker's answers, or by their time.
@@ -241,6 +251,18 @@ void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
     pthread_mutex_unlock(&batch.lock);
     pthread_mutex_destroy(&batch.lock);
     pthread_cond_destroy(&batch.news);
+    for (size_t i = 0; i < n; i++) left += unheard(writes[i].code);
+    return left;
+}
+
+void dti_broker_write(dti_broker *b, dti_write *writes, size_t n) {
+    int64_t begun = dti_mono_us(), until = begun + (int64_t)b->timeout_ms * 1000;
+    int64_t heard = until - begun < HEARD_US ? until : begun + HEARD_US;
+    size_t left = n ? write_all(b, writes, n, n, false, until) : 0;
+    while (left && dti_mono_us() < heard) {
+        usleep(AGAIN_US);
+        left = write_all(b, writes, n, left, true, until);
+    }
 }
 
 dtask_err dti_broker_outcome(dti_broker *b, const dti_write *w) {
@@ -493,16 +515,21 @@ struct dti_reader {
     size_t placed;
     dti_unread *unread;
     char denied[TEXT];           // a right that is missing, or empty
+    bool fenced;                 // another reader is the same static member now
 };
 
 // An error of the group's, or of a topic's.
 static void noticed(dti_reader *r, rd_kafka_resp_err_t err, const char *text, const char *topic) {
     failed(r->rk, (int)err, text, r->at);
-    if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) dti_broker_right(r->denied, "Read", "group", r->name);
+    if (err == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID) r->fenced = true;
+    else if (err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED) dti_broker_right(r->denied, "Read", "group", r->name);
     else if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) dti_broker_right(r->denied, "Read", "topic", topic ? topic : text);
 }
 
 dtask_err dti_reader_denied(const dti_reader *r) {
+    if (r->fenced)
+        return dti_fail(DTASK_EENGINE, "Another worker has joined Kafka's group %.200s as the same member: give each worker that runs its own name "
+            "by the option member, or none", r->name);
     if (!*r->denied) return DTASK_OK;
     return dti_fail(DTASK_EENGINE, "Kafka at %.200s refuses this user %s: grant it (kafka-acls.sh); the list of rights is in docs/kafka.md", r->at->servers, r->denied);
 }

@@ -93,7 +93,7 @@ typedef struct {
     int64_t at;                  // placed: the position of the next record to be handed out
 } dti_part;
 // EENGINE, with a sentence: the group, or one of the topics, may not be read
-// by this user. Looked at after dti_reader_serve and dti_reader_next.
+// by this user, or another reader is the same static member now. Looked at after dti_reader_serve and dti_reader_next.
 dtask_err dti_reader_denied(const dti_reader *);
 // Serves the group. Sets *parts to what is assigned; those that are not placed
 // are to be given to dti_reader_place, all together. Valid until the next call.

@@ -21,7 +21,8 @@ struct dti_publisher {
     // under lock
     size_t left;                 // not told yet
     bool failed, missing, closed;
-    int code, said;              // why one was not written; what was said of it, once until one is written
+    int code;                    // why one was not written
+    bool said;                   // once, until all that was on its way is written
     uint64_t era, upto;          // of what is on its way; upto 0: none was taken
     char *bytes;                 // of its records
 };
@@ -47,9 +48,8 @@ static void told(dti_publisher *p, size_t n, dtask_err err, int code) {
     bool over = !p->left, last = over && p->closed;
     if (over) {
         if (p->failed) p->upto = 0; // at the next turn again
-        int why = p->failed && !p->missing ? p->code : 0;
-        if (why != p->said) say = why;
-        p->said = why;
+        if (!p->failed) p->said = false;
+        else if (!p->said && !p->missing) say = p->code, p->said = say;
         free(p->bytes);
         p->bytes = NULL;
         pthread_cond_broadcast(&p->news);

@@ -32,6 +32,7 @@
 
 enum { TAKE_MAX = 60,            // starts in a turn: with it they are one call of the script
     ASK_US = 5000000,            // so often a worker asks whether ends of jobs are kept by now
+    HOLD_US = 500000,            // after an error of the store's its starts are left where they lie
     PASSED_MAX = 64,             // claims of others without one of a type, for which one of its starts more is taken in
     FLUSH_US = 5000000 };        // how long a worker that leaves waits for ends of jobs that it writes
 
@@ -355,12 +356,18 @@ static size_t take(dti_bell *b, dti_arena *arena, const dti_part *parts, dti_op 
     return count;
 }
 
-// The record itself is at fault: what the store says of it would stay so.
+// The record itself is at fault: what the store says of it would stay so. Not
+// where the store fails, is full, or is used by somebody who lacks a right.
 static bool at_fault(dtask_err err) {
     return err == DTASK_EARGS || err == DTASK_ETOOBIG || err == DTASK_EINTERNAL;
 }
 
-static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, const taken *from, size_t n) {
+static void hold(dti_bell *b, const char *topic) {
+    for (size_t i = 0; i < b->served->n; i++)
+        if (!strcmp(b->served->types[i].topic, topic)) b->served->types[i].held_until = dti_mono_us() + HOLD_US;
+}
+
+static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, const dti_op *ops, const taken *from, size_t n) {
     for (size_t i = 0; i < n; i++) {
         const dti_intake *in = &ops[i].intake;
         size_t part = from[i].part;
@@ -376,6 +383,7 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
             dti_reader_place(b->reader, part, skip.err ? (int64_t)in->from : (int64_t)skip.intake.at);
         } else if (ops[i].err) {
             dti_reader_place(b->reader, part, (int64_t)in->from);
+            hold(b, parts[part].topic);
         } else if (in->status == DTI_TAKEN_NOT) {
             dti_reader_place(b->reader, part, (int64_t)in->at);
         }
@@ -387,12 +395,13 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_op *ops, con
 // all slots here be full, for they come to nobody else.
 static size_t room(kafka *k, dti_bell *b, const dti_turn *turn) {
     size_t all = 0;
+    int64_t now = dti_mono_us();
     for (size_t i = 0; i < b->served->n; i++) {
         struct dti_served_type *t = &b->served->types[i];
         t->wanted = t->most = t->taken = t->got = t->roots = 0;
         for (uint32_t j = 0; j < turn->nwant; j++)
             if (turn->want[j].type == t->type) t->wanted = turn->want[j].n;
-        if (b->full) continue;
+        if (b->full || now < t->held_until) continue;
         if (k->store->ops->hungry(k->store, b->own, t->type)) t->surplus = 0, t->most = TAKE_MAX;
         else if (t->wanted > t->surplus) t->most = t->wanted - t->surplus;
         all += t->most < TAKE_MAX ? t->most : TAKE_MAX;
@@ -416,6 +425,7 @@ static void ask_hungry(dti_bell *b, dti_arena *arena, dti_turn *turn) {
 static bool claimed(dti_bell *b, const dti_turn *turn) {
     dti_served *s = b->served;
     bool more = false;
+    int64_t now = dti_mono_us();
     for (size_t i = 0; i < s->n; i++) {
         struct dti_served_type *t = &s->types[i];
         for (uint32_t j = 0; j < turn->nclaims; j++) {
@@ -431,7 +441,7 @@ static bool claimed(dti_bell *b, const dti_turn *turn) {
         uint32_t gone = t->passed / PASSED_MAX;
         t->passed %= PASSED_MAX;
         t->surplus -= gone < t->surplus ? gone : t->surplus;
-        more = more || (dry && dti_reader_waits(b->reader, i));
+        more = more || (dry && now >= t->held_until && dti_reader_waits(b->reader, i));
     }
     return more;
 }
@@ -477,7 +487,7 @@ static void turn_call(kafka *k, dti_bell *b, dti_arena *arena, dti_op *ops, size
     snprintf(detail, sizeof detail, "%s", dtask_err_detail());
     memcpy(ops, all, turn * sizeof *ops);
     memcpy(ops + turn, all + turn + count, (n - turn) * sizeof *ops);
-    took(k, b, arena, all + turn, from, count);
+    took(k, b, arena, parts, all + turn, from, count);
     if (asks_done && !done->err) {
         b->kept = b->kept || done->done.on || done->done.waiting;
         dti_done_take(b->publisher, &done->done);

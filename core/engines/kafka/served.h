@@ -18,6 +18,7 @@ typedef struct dti_served {
         uint32_t type;
         uint32_t surplus;        // starts taken in that this worker has not claimed since: its lanes are long
         uint32_t passed;         // claims since one of this type came, though it was wanted
+        int64_t held_until;      // the store took none: until then it is not asked again
         uint32_t wanted, most, taken, got, roots; // of one turn: tasks wanted; starts to take, that were taken; claims, and first tasks among them
     } types[];
 } dti_served;

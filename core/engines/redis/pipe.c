@@ -445,11 +445,13 @@ static bool come_up(dti_redis *r) {
     return true;
 }
 
-// Longer after each failure, and never all clients at once.
+// Longer after each failure, and never all clients at once. Of a server that
+// is back all workers hear within a small part of a lease: the first one that
+// does must not take the others for dead.
 static void back_off(dti_redis *r) {
-    int64_t us = BACKOFF_MIN_US;
-    for (unsigned i = 1; i < r->attempts && us < BACKOFF_MAX_US; i++) us *= 2;
-    if (us > BACKOFF_MAX_US) us = BACKOFF_MAX_US;
+    int64_t us = BACKOFF_MIN_US, most = r->lease_us / 9 < BACKOFF_MAX_US ? r->lease_us / 9 : BACKOFF_MAX_US;
+    for (unsigned i = 1; i < r->attempts && us < most; i++) us *= 2;
+    if (us > most && most > BACKOFF_MIN_US) us = most;
     us = us / 2 + (int64_t)(dti_random64() % (uint64_t)us);
     struct pollfd fd = {.fd = r->cancel_fd, .events = POLLIN};
     poll(&fd, 1, (int)(us / 1000) + 1);

@@ -134,11 +134,11 @@ dtask_err dti_redis_join(const dti_redis_target *t, const dti_redis_host *host, 
 static dtask_err take_host(const redisReply *host, const redisReply *port, const dti_redis_host *asked, dti_redis_host *out) {
     char text[8];
     if (port->type == REDIS_REPLY_INTEGER) snprintf(text, sizeof text, "%u", (unsigned)port->integer & 65535);
-    else snprintf(text, sizeof text, "%.7s", port->type == REDIS_REPLY_STRING ? port->str : "");
+    else snprintf(text, sizeof text, "%s", port->type == REDIS_REPLY_STRING && port->len < sizeof text ? port->str : "");
     // A node that does not know its own name: it is the one that was asked.
     bool itself = host->type != REDIS_REPLY_STRING || !host->len || !strcmp(host->str, "?");
-    if (strlen(text) >= sizeof out->port || (!itself && host->len >= sizeof out->host))
-        return dti_fail(DTASK_EENGINE, "a server named another one by an address that is too long");
+    if (!*text || strlen(text) >= sizeof out->port || (!itself && host->len >= sizeof out->host))
+        return dti_fail(DTASK_EENGINE, "a server named another one by an address that is none, or too long");
     strcpy(out->host, itself ? asked->host : host->str);
     strcpy(out->port, text);
     return DTASK_OK;

@@ -4,7 +4,7 @@ local U32 = 4294967295
 local HERE = 2147483648 -- a ref from here on is a place in its message
 
 -- Errors: dtask_err of dynatask.h.
-local EARGS, ENOTFOUND, ETOOBIG, EVERSION, EINTERNAL = -1, -3, -5, -7, -19
+local EARGS, ENOTFOUND, ETOOBIG, EENGINE, EVERSION, EINTERNAL = -1, -3, -5, -6, -7, -19
 
 -- States of a task, of a job.
 local BLOCKED, SCHEDULED, READY, RUNNING, PARKED, CLOSING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, STATES = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10

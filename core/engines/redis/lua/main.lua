@@ -47,6 +47,7 @@ local function run(op, run_id, steps)
     if kind == 8 then return dt.op_asleep(op) end
     if kind == 9 then return dt.op_awake(op) end
     if kind == 10 then return dt.op_dump() end
+    dt.writes = true
     if kind == 11 then return init(op) end
     local last_time, resumed = meta.last_time, meta.resumed
     note_time()
@@ -76,7 +77,10 @@ local function run(op, run_id, steps)
 end
 
 local function failure(e) -- what pcall gave
-    if type(e) == 'table' then return {e[1], e[2]} end
+    if type(e) == 'table' then
+        if e.err then return {EENGINE, 'the server refused a command of the script: ' .. e.err} end
+        return {e[1], e[2]}
+    end
     return {EINTERNAL, 'the script failed: ' .. tostring(e)}
 end
 
@@ -120,6 +124,7 @@ end
 
 local function answer_all(args)
     local header, ops = mpu(args[1]), {}
+    dt.writes, dt.asked = false, false
     if header[1] ~= 1 then return {EVERSION, 'the script in Redis is of format 1: upgrade dynatask'} end
     now = header[2] or 0
     if now == 0 then

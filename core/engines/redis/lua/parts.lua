@@ -342,7 +342,28 @@ local function hash_flush(h)
     for i = 1, #rem, 4000 do call('HDEL', h.key, unpack(rem, i, min(i + 3999, #rem))) end
 end
 
+-- A right that this user lacks must not leave half of what was decided: all
+-- that is written from here on is asked for ahead of it. What the bells want
+-- too, for a call that has failed is made again.
+local WRITES = {
+    {'SET', 'v'}, {'DEL'}, {'HSET', 'f', 'v'}, {'HDEL', 'f'}, {'SADD', 'm'}, {'SREM', 'm'}, {'ZADD', 0, 'm'}, {'ZREM', 'm'},
+    {'RPUSH', 'v'}, {'LTRIM', 0, 0}, {'ZPOPMAX'}, {'EXPIRE', 1}, {'GET'}, {'EXISTS'},
+}
+
+local function may_write()
+    local may = redis.acl_check_cmd
+    for i = 1, #WRITES do
+        local w = WRITES[i]
+        if not may(w[1], P, unpack(w, 2)) then raise(EENGINE, 'this user lacks the right to %s: nothing was changed, the list is in docs/redis.md', w[1]) end
+    end
+    if not may('PUBLISH', P .. 'b:', '') then raise(EENGINE, 'this user lacks the right to PUBLISH: nothing was changed, the list is in docs/redis.md') end
+end
+
 function dt.flush()
+    if dt.writes and not dt.asked then
+        may_write()
+        dt.asked = true
+    end
     dt.flushed = true
     meta_flush()
     for i = 1, #tasks do
