@@ -1,8 +1,8 @@
-"""Crash rounds on real Kafka brokers with a real Redis behind them (AOF synced always).
+"""Crash rounds on real Kafka brokers with a real Redis behind them.
 
     python tests/crash/kafka_rounds.py --fault kill-broker --rounds 20 --seed 1
 
-The faults are below, in FAULTS, each with what it does; what a round is and
+The faults are below, in FAULTS, each with what it does, or in stores.py; what a round is and
 what is checked after it stands in faults.py. No accepted job may be lost in
 any of them, but by `records-deleted`, which takes records away that nobody has
 read: those jobs are lost, exactly, and who waits for one is told so.
@@ -15,20 +15,20 @@ import time
 from functools import partial
 
 import rounds
-from faults import LEASE, Fault, Scene, cut, freeze_worker, kill_all, kill_one, last, main, small
+from faults import LEASE, Fault, cut, freeze_worker, kill_all, kill_one, last, main, small
 from rounds import Lost
-from servers import Guard, Kafka, KafkaCluster, Proxy, Redis, Server
+from servers import Guard, Kafka, KafkaCluster, Proxy, Server
+from stores import Aof, StoreScene, fail_over, fill_server, flush_library, flush_server, kill_server, sleep_server
 
 TOPIC = "rounds.p-_node.intake"  # of the type that is started
 
 
-class KafkaScene(Scene):
-    """One broker or three, and Redis, perhaps behind networks that can be cut; 2 or more pairs of workers."""
+class KafkaScene(StoreScene):
+    """One broker or three, and the store, perhaps behind networks that can be cut; 2 or more pairs of workers."""
 
-    def __init__(self, guard: Guard, three: bool = False, proxies: bool = False, pairs: int = 2) -> None:
-        super().__init__(guard)
+    def __init__(self, guard: Guard, aof: Aof = "always", pair: bool = False, three: bool = False, proxies: bool = False, pairs: int = 2) -> None:
+        super().__init__(guard, aof, pair)
         self.pairs = pairs
-        self.redis = Redis(guard, aof="always")
         self.cluster = KafkaCluster(guard) if three else None
         self.proxies: list[Proxy] = []
         if proxies:  # the broker tells clients the proxy's address
@@ -36,7 +36,7 @@ class KafkaScene(Scene):
             self.kafka = Kafka(guard, properties={"advertised.listeners": f"PLAINTEXT://127.0.0.1:{front.port}"})
             front.target = self.kafka.port
             front.start()
-            self.proxies = [front, Proxy(guard, self.redis.port)]
+            self.proxies = [front, Proxy(guard, self.store.port)]
         else:
             self.kafka = self.cluster.brokers[0] if self.cluster else Kafka(guard)
 
@@ -45,10 +45,10 @@ class KafkaScene(Scene):
         if self.proxies:
             kafka, redis = (f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
             return f"kafka://{kafka}?store=redis://{redis}/0"
-        return f"kafka://{(self.cluster or self.kafka).address}?store={self.redis.url}"
+        return f"kafka://{(self.cluster or self.kafka).address}?store={self.store_url}"
 
     def servers(self) -> list[Server]:
-        return [self.redis, *(self.cluster.brokers if self.cluster else [self.kafka])]
+        return [*self.stores(), *(self.cluster.brokers if self.cluster else [self.kafka])]
 
 
 def kill_broker(scene: KafkaScene) -> None:
@@ -111,26 +111,21 @@ def churn(scene: KafkaScene) -> None:
         worker.start()
 
 
-def kill_redis(scene: KafkaScene) -> None:
-    scene.redis.kill()
-    scene.redis.start()
-
-
 def without_kafka(scene: KafkaScene) -> None:
     """What was taken in goes on."""
     scene.kafka.kill()
     claimed = scene.counts().claimed
-    scene.redis.until(lambda: (now := scene.counts()).claimed > claimed or not now.running, "the tree goes on without Kafka")
+    scene.store.until(lambda: (now := scene.counts()).claimed > claimed or not now.running, "the tree goes on without Kafka")
     last(scene.rng.uniform(0, 5 * LEASE))
     scene.kafka.start()
 
 
 def without_redis(scene: KafkaScene) -> None:
     """Starts are accepted all the same."""
-    scene.redis.kill()
+    scene.store.kill()
     last(scene.rng.uniform(0, 5 * LEASE))
     scene.starter.until(len(scene.starter.accepted) + 10)
-    scene.redis.start()
+    scene.store.start()
 
 
 def storm(scene: KafkaScene) -> None:
@@ -146,11 +141,8 @@ def cut_network(scene: KafkaScene) -> None:
     cut(scene, scene.rng.choice([scene.proxies, scene.proxies[:1], scene.proxies[1:]]))
 
 
-def flush_redis(scene: KafkaScene) -> None:
-    scene.redis("FLUSHALL")
-
-
-ALWAYS = "acks=all, AOF always"
+ALWAYS, EVERYSEC, NONE = "acks=all, AOF always", "acks=all, AOF everysec", "acks=all, no AOF"
+everysec, none, pair = partial(KafkaScene, aof="everysec"), partial(KafkaScene, aof="none"), partial(KafkaScene, aof="none", pair=True)
 three, behind_proxies, ten = partial(KafkaScene, three=True), partial(KafkaScene, proxies=True), partial(KafkaScene, pairs=5)
 FAULTS: dict[str, Fault[KafkaScene]] = {
     "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS),
@@ -160,14 +152,20 @@ FAULTS: dict[str, Fault[KafkaScene]] = {
     ),
     "partitions-added": Fault("partitions added to the topic", add_partitions, KafkaScene, ALWAYS),
     "churn": Fault("of ten workers some leave or are killed, and come back", churn, ten, ALWAYS, charges=True, kills=2),
-    "kill-redis": Fault("SIGKILL of Redis and restart", kill_redis, KafkaScene, ALWAYS),
+    "kill-redis": Fault("SIGKILL of Redis and restart, AOF synced always", kill_server, KafkaScene, ALWAYS),
+    "kill-redis-everysec": Fault("SIGKILL of Redis and restart, AOF synced each second", kill_server, everysec, EVERYSEC),
+    "kill-redis-none": Fault("SIGKILL of Redis and restart, nothing saved: all is read again from Kafka", kill_server, none, NONE),
+    "failover-stale": Fault("SIGKILL of the master Redis, failover to a replica that was cut off", fail_over, pair, NONE, kills=1),
+    "sleep-redis": Fault("DEBUG SLEEP of Redis for 1.2 to 3 leases", sleep_server, KafkaScene, ALWAYS),
+    "full": Fault("maxmemory of Redis reached, for up to 2 leases, then raised", fill_server, KafkaScene, ALWAYS, kills=1),
+    "library-flushed": Fault("FUNCTION FLUSH of Redis", flush_library, KafkaScene, ALWAYS),
     "without-kafka": Fault("the broker killed, and away for up to 5 leases", without_kafka, KafkaScene, ALWAYS),
     "without-redis": Fault("Redis killed, and away for up to 5 leases", without_redis, KafkaScene, ALWAYS),
     "storm": Fault("SIGKILL of ten workers, one after another", storm, KafkaScene, ALWAYS, charges=True, kills=2),
     "cut-network": Fault(
         "the network to Kafka, to Redis or to both cut for up to 2 leases, in silence or by refusing", cut_network, behind_proxies, ALWAYS
     ),
-    "flush": Fault("FLUSHALL of Redis: all is read again from Kafka", flush_redis, KafkaScene, ALWAYS),
+    "flush": Fault("FLUSHALL of Redis: all is read again from Kafka", flush_server, KafkaScene, ALWAYS),
     "kill-c": Fault("SIGKILL of a C worker", kill_one("c"), KafkaScene, ALWAYS, charges=True),
     "kill-python": Fault("SIGKILL of a Python worker", kill_one("python"), KafkaScene, ALWAYS, charges=True),
     "kill-all": Fault("SIGKILL of all workers at once", kill_all, KafkaScene, ALWAYS, charges=True),

@@ -2,7 +2,7 @@
 
     python tests/crash/redis_rounds.py --fault kill-always --rounds 20 --seed 1
 
-The faults are below, in FAULTS, each with what it does; what a round is and
+The faults are below, in FAULTS; what each does stands in stores.py, what a round is and
 what is checked after it stands in faults.py.
 """
 
@@ -11,104 +11,34 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import rounds
-from faults import LEASE, Fault, Scene, cut, freeze_worker, kill_all, kill_one, last, main
-from rounds import Lost
-from servers import Guard, Proxy, Redis, RedisPair, Server
+from faults import Fault, cut, freeze_worker, kill_all, kill_one, main
+from servers import Guard, Proxy, Server
+from stores import (
+    Aof, StoreScene, cut_clients, fail_over, fill_server, flush_library, flush_server, freeze_server, kill_server, sleep_server,
+)  # fmt: skip
 
 
-class RedisScene(Scene):
-    """One server, perhaps behind a network that can be cut; or a pair with its Sentinel."""
+class RedisScene(StoreScene):
+    """The store alone, perhaps behind a network that can be cut."""
 
-    def __init__(self, guard: Guard, aof: Literal["none", "always", "everysec"] = "none", pair: bool = False, proxy: bool = False) -> None:
-        super().__init__(guard)
-        self.pair = RedisPair(guard) if pair else None
-        self.alone = None if pair else Redis(guard, aof=aof)
-        self.proxy = Proxy(guard, self.server.port) if proxy else None
-
-    @property
-    def server(self) -> Redis:
-        """The one that is master now."""
-        server = self.pair.master if self.pair else self.alone
-        assert server
-        return server
+    def __init__(self, guard: Guard, aof: Aof = "none", pair: bool = False, proxy: bool = False) -> None:
+        super().__init__(guard, aof, pair)
+        self.proxy = Proxy(guard, self.store.port) if proxy else None
 
     @property
     def url(self) -> str:
-        if self.proxy:
-            return f"redis://127.0.0.1:{self.proxy.port}/0"
-        return self.pair.url if self.pair else self.server.url
+        return f"redis://127.0.0.1:{self.proxy.port}/0" if self.proxy else self.store_url
 
     def servers(self) -> list[Server]:
-        return [self.pair.master, self.pair.replica] if self.pair else [self.server]
+        return [*self.stores()]
 
     def keep(self, folder: Path) -> None:
-        for server in self.servers():
-            if server.alive:
-                assert isinstance(server, Redis)
-                server("SAVE")
+        for store in self.stores():
+            if store.alive:
+                store("SAVE")
         super().keep(folder)
-
-    def errors(self, name: str) -> int:
-        """How many errors of this name the server has answered."""
-        return int(self.server.info("errorstats").get(f"errorstat_{name}", "count=0").partition("=")[2])
-
-
-def kill_server(scene: RedisScene) -> None:
-    scene.server.kill()
-    last(scene.rng.choice([0, scene.rng.uniform(0, 2 * LEASE)]))
-    scene.server.start()
-
-
-def fail_over(scene: RedisScene) -> None:
-    pair = scene.pair
-    assert pair
-    if pair.replica("ROLE")[0] != b"slave":
-        raise Lost("the Sentinel failed over by itself: this round says nothing")
-    pair.cut()
-    before, stale = scene.counts().claimed, int(pair.replica.info("replication")["slave_repl_offset"])
-    enough = scene.rng.randrange(1, 200)
-    pair.master.until(lambda: (now := scene.counts()).claimed >= before + enough or not now.running, "work that the replica misses")
-    if int(pair.master.info("replication")["master_repl_offset"]) <= stale:
-        raise Lost("the replica misses nothing")
-    pair.failover()
-    pair.heal()
-
-
-def freeze_server(scene: RedisScene) -> None:
-    scene.server.pause()
-    last(LEASE * scene.rng.uniform(1.2, 3))
-    scene.server.resume()
-
-
-def sleep_server(scene: RedisScene) -> None:
-    with scene.server.client(timeout=60) as client:
-        client("DEBUG", "SLEEP", round(LEASE * scene.rng.uniform(1.2, 3), 2))
-
-
-def fill_server(scene: RedisScene) -> None:
-    before = scene.errors("OOM")
-    scene.server("CONFIG", "SET", "maxmemory", 1)
-    scene.server.until(lambda: scene.errors("OOM") > before, "a call refused for want of memory")
-    last(scene.rng.uniform(0, 2 * LEASE))
-    scene.server("CONFIG", "SET", "maxmemory", 0)
-
-
-def flush_library(scene: RedisScene) -> None:
-    scene.server("FUNCTION", "FLUSH")
-    scene.server.until(lambda: scene.server("FUNCTION", "LIST"), "the library loaded again")
-
-
-def cut_clients(scene: RedisScene) -> None:
-    with scene.server.control() as control:
-        control("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        control("CLIENT", "KILL", "TYPE", "pubsub")
-
-
-def flush_server(scene: RedisScene) -> None:
-    scene.server("FLUSHALL")
 
 
 def cut_network(scene: RedisScene) -> None:
