@@ -94,14 +94,15 @@ S = TypeVar("S", bound=Scene)
 
 @dataclass
 class Fault(Generic[S]):
-    """scene: makes the servers. strike: does it, and returns when it is over. durability: what the servers keep, in words. lossy: accepted
-    jobs may be lost. charges: attempts may be charged. kills: strikes of a round, unless --kills says it; one where the rest of the tree
-    ends meanwhile."""
+    """scene: makes the servers. strike: does it, and returns when it is over. durability: what the servers keep, in words. loses: which
+    accepted jobs are lost, in words; lossy: which, only the servers know. charges: attempts may be charged. kills: strikes of a round,
+    unless --kills says it; one where the rest of the tree ends meanwhile."""
 
     about: str
     strike: Callable[[S], None]
     scene: Callable[[Guard], S]
     durability: str
+    loses: str = "nothing"
     lossy: bool = False
     charges: bool = False
     kills: int = 3

@@ -1,48 +1,56 @@
-"""Writes the tables of docs/guarantees.md from results of crash rounds.
+"""Writes the tables of docs/guarantees.md from the results of rows.py.
 
-    python tests/crash/redis_rounds.py --fault kill-always --rounds 20 --seed 7 > kill-always.jsonl
-    python tests/crash/guarantees.py kill-always.jsonl full.jsonl ..
+    python tests/crash/guarantees.py OUT/rows.jsonl [MORE.jsonl ..]
 
-Each file is what one run has printed. A row is made of its first line (what it
-is) and its last (the sums); a run that failed has none, and is an error. It
-replaces the row of the same fault in the table of its program, or is added.
+Of each row of the fault table the last result that passed counts. A row
+without one, or with one of fewer than ROUNDS rounds, is an error, and the page
+stays as it is: what it says was seen, all of it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guarantees.md"
-BEGIN, END = "<!-- made by tests/crash/guarantees.py from {} -->", "<!-- end -->"
-HEAD = ["| fault | what it is | rounds | strikes | accepted | lost | doubled |", "|---|---|---|---|---|---|---|"]
+BEGIN, END = "<!-- {}: made by tests/crash/guarantees.py -->", "<!-- end -->"
+ROUNDS = 20
+HEAD = ["| durability | fault | lost, at most | attempts charged | test | strikes | accepted | lost | doubled |", "|---|---|---|---|---|---|---|---|---|"]
 
 
-def row(lines: list[dict[str, object]], file: str) -> str:
-    about, sums = lines[0]["about"], lines[-1]
-    if "ok" not in sums:
-        raise SystemExit(f"{file}: no run that passed: {sums}")
-    cells = [f"`{sums['fault']}`", about, *(f"{sums[key]:,}" for key in ("ok", "strikes", "accepted", "lost", "doubled"))]
-    return f"| {' | '.join(map(str, cells))} |"
+def table(engine: str, found: Iterable[dict[str, Any]]) -> list[str]:
+    """The lines of an engine's table."""
+    passed = {line["fault"]: line for line in found if line["engine"] == engine and "failed" not in line}
+    lines: list[str] = []
+    for row in rows.rows():
+        if row.engine != engine:
+            continue
+        result = passed.get(row.name)
+        if not result or result["rounds"] < ROUNDS:
+            raise SystemExit(f"{row.id}: {'no result that passed' if not result else 'only %d rounds' % result['rounds']}, and {ROUNDS} rounds are wanted")
+        counts = (f"{result[key]:,}" for key in ("strikes", "accepted", "lost", "doubled"))
+        fault = row.fault
+        lines.append(f"| {' | '.join([fault.durability, fault.about, fault.loses, 'those that ran' if fault.charges else 'none', f'`{row.id}`', *counts])} |")
+    return [*HEAD, *lines]
 
 
-def fault(row: str) -> str:
-    return row.split("|")[1].strip()
+def page(text: str, found: list[dict[str, Any]]) -> str:
+    """The page with its tables made anew."""
+    for engine in ("redis", "kafka"):
+        begin = BEGIN.format(engine)
+        head, rest = text.split(begin)
+        text = head + "\n".join([begin, *table(engine, found), END]) + rest.split(END, 1)[1]
+    return text
 
 
 def main(*files: str) -> None:
-    text = PAGE.read_text()
-    for file in files:
-        lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
-        begin = BEGIN.format(lines[0]["program"])
-        head, rest = text.split(begin)
-        table, tail = rest.split(END, 1)
-        rows = {fault(old): old for old in table.splitlines() if old.startswith("| `")}
-        new = row(lines, file)
-        rows[fault(new)] = new
-        text = head + "\n".join([begin, *HEAD, *rows.values(), END]) + tail
-    PAGE.write_text(text)
+    found = [line for file in files for line in rows.results(Path(file))]
+    PAGE.write_text(page(PAGE.read_text(), found))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -148,7 +148,7 @@ FAULTS: dict[str, Fault[KafkaScene]] = {
     "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS),
     "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three, ALWAYS),
     "records-deleted": Fault(
-        "workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, ALWAYS, charges=True, kills=2
+        "workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, ALWAYS, "what was deleted", charges=True, kills=2
     ),
     "partitions-added": Fault("partitions added to the topic", add_partitions, KafkaScene, ALWAYS),
     "churn": Fault("of ten workers some leave or are killed, and come back", churn, ten, ALWAYS, charges=True, kills=2),

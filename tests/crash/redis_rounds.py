@@ -50,11 +50,11 @@ NONE, EVERYSEC, ALWAYS = "no AOF", "AOF everysec", "AOF always"
 always, everysec = partial(RedisScene, aof="always"), partial(RedisScene, aof="everysec")
 FAULTS: dict[str, Fault[RedisScene]] = {
     "kill-always": Fault("SIGKILL of the server and restart, AOF synced always", kill_server, always, ALWAYS),
-    "kill-everysec": Fault("SIGKILL of the server and restart, AOF synced each second", kill_server, everysec, EVERYSEC, lossy=True),
-    "kill-none": Fault("SIGKILL of the server and restart, nothing saved", kill_server, RedisScene, NONE, lossy=True),
-    "flush": Fault("FLUSHALL", flush_server, always, ALWAYS, lossy=True),
+    "kill-everysec": Fault("SIGKILL of the server and restart, AOF synced each second", kill_server, everysec, EVERYSEC, "at most the last second", lossy=True),
+    "kill-none": Fault("SIGKILL of the server and restart, nothing saved", kill_server, RedisScene, NONE, "what was there", lossy=True),
+    "flush": Fault("FLUSHALL", flush_server, always, ALWAYS, "what was there", lossy=True),
     "failover-stale": Fault(
-        "SIGKILL of the master, failover to a replica that was cut off", fail_over, partial(RedisScene, pair=True), NONE, lossy=True, kills=1
+        "SIGKILL of the master, failover to a replica that was cut off", fail_over, partial(RedisScene, pair=True), NONE, "what the replica missed", True, kills=1
     ),
     "freeze-server": Fault("SIGSTOP of the server for 1.2 to 3 leases", freeze_server, RedisScene, NONE),
     "sleep-server": Fault("DEBUG SLEEP for 1.2 to 3 leases", sleep_server, RedisScene, NONE),
