@@ -90,6 +90,7 @@ static const char *const units[] = {
     [TEXT] = "", [UNSIGNED] = "", [U32] = "", [TIME] = " s", [SIZE] = " bytes", [CHOICE] = "", [URL] = "", [LINES] = "",
 };
 
+// value NULL: it is not shown, for it may be a secret, or a part of one.
 static dtask_err unfit(const option *o, const char *value) {
     static const char *const kinds[] = {
         [TEXT] = "a text of at most 1023 bytes", [UNSIGNED] = "a whole number", [U32] = "a whole number",
@@ -101,6 +102,7 @@ static dtask_err unfit(const option *o, const char *value) {
     if (o->most) snprintf(bounds, sizeof bounds, ", from %.15g to %.15g%s", (double)o->least / unit, (double)o->most / unit, units[o->kind]);
     for (size_t i = 0, n = 0; i < 5 && o->choices[i] && n < sizeof bounds; i++)
         n += (size_t)snprintf(bounds + n, sizeof bounds - n, "%s %s", i ? "," : "", o->choices[i]);
+    if (!value) return dti_fail(DTASK_EARGS, "The option %s cannot be as it was given: give %s%s (%s).", o->name, kinds[o->kind], bounds, o->help);
     return dti_fail(DTASK_EARGS, "The option %s cannot be \"%.100s\": give %s%s (%s).", o->name, value, kinds[o->kind], bounds, o->help);
 }
 
@@ -122,14 +124,16 @@ static uint64_t load(const void *from, size_t room) {
     return v;
 }
 
-static dtask_err set(dti_conf *c, const option *o, const char *value) {
+// secret: an error may not show the value.
+static dtask_err put(dti_conf *c, const option *o, const char *value, bool secret) {
     void *to = (char *)c + o->at;
     int64_t i;
     uint64_t n;
+    const char *shown = secret ? NULL : value;
     switch (o->kind) {
     case URL: return DTASK_OK; // resolved apart
     case TEXT:
-        if (strlen(value) >= o->room) return unfit(o, value);
+        if (strlen(value) >= o->room) return unfit(o, NULL);
         memcpy(to, value, strlen(value) + 1);
         return DTASK_OK;
     case LINES: {
@@ -143,17 +147,21 @@ static dtask_err set(dti_conf *c, const option *o, const char *value) {
     case CHOICE:
         for (n = 0; n < 5 && o->choices[n]; n++)
             if (!strcmp(o->choices[n], value)) return store(to, o->room, n), DTASK_OK;
-        return unfit(o, value);
+        return unfit(o, shown);
     case SIZE:
-        if (!dti_text_size(value, &n)) return unfit(o, value);
+        if (!dti_text_size(value, &n)) return unfit(o, shown);
         break;
     default:
-        if (!(o->kind == TIME ? dti_text_us(value, &i) : dti_text_int(value, &i)) || i < 0) return unfit(o, value);
+        if (!(o->kind == TIME ? dti_text_us(value, &i) : dti_text_int(value, &i)) || i < 0) return unfit(o, shown);
         n = (uint64_t)i;
     }
-    if (n < o->least || n > o->most) return unfit(o, value);
+    if (n < o->least || n > o->most) return unfit(o, shown);
     store(to, o->room, n);
     return DTASK_OK;
+}
+
+static dtask_err set(dti_conf *c, const option *o, const char *value) {
+    return put(c, o, value, false);
 }
 
 static dtask_err unknown(const char *name) {
@@ -176,6 +184,17 @@ static bool unescape(char *s) {
     return true;
 }
 
+// Of such a URL no part is shown that was not looked at: where a password has ?
+// or & as they are, the rest of it is taken for parameters.
+static bool has_secret(const char *url) {
+    return strchr(url, '@') || strstr(url, "kafka.");
+}
+
+static dtask_err misread(unsigned nth, const char *why) {
+    return dti_fail(DTASK_EARGS, "The URL's parameter no. %u %s; it is not shown, for the URL has a password: write %%3F for ? in one, %%26 for &, "
+        "%%40 for @.", nth, why);
+}
+
 // Takes the parameters off the URL, which it changes.
 static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
     size_t n = strspn(url, "abcdefghijklmnopqrstuvwxyz+");
@@ -184,6 +203,8 @@ static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
         dti_url_show(url, shown, sizeof shown);
         return dti_fail(DTASK_EARGS, "The URL \"%s\" has no scheme: write it as sqlite:jobs.db or memory:.", shown);
     }
+    bool secret = has_secret(url);
+    unsigned nth = 0;
     char *at = strchr(url, '?');
     if (!at) return DTASK_OK;
     *at++ = 0;
@@ -191,14 +212,19 @@ static dtask_err query(char *url, dti_conf *c, uint8_t *source) {
     for (char *next; at && *at; at = next) {
         if ((next = strchr(at, '&'))) *next++ = 0;
         char *value = strchr(at, '=');
+        nth++;
+        if (secret && (!value || value == at)) return misread(nth, "is not written name=value");
         if (!value || value == at) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" is not written name=value.", at);
         *value++ = 0;
-        if (!unescape(at) || !unescape(value)) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" has a %% without two hexadecimal digits.", at);
+        bool decoded = unescape(at) && unescape(value);
+        if (secret && !decoded) return misread(nth, "has a % without two hexadecimal digits");
+        if (!decoded) return dti_fail(DTASK_EARGS, "The URL's parameter \"%.100s\" has a %% without two hexadecimal digits.", at);
         size_t i = find(at);
+        if (secret && (i == OPTIONS || table[i].kind == URL)) return misread(nth, "has a name that is no option's");
         if (i == OPTIONS || table[i].kind == URL) return unknown(at);
         if (given[i] && table[i].kind != LINES) return dti_fail(DTASK_EARGS, "The URL gives the parameter %s twice.", at);
         char room[LINE_MAX_N];
-        dtask_err err = set(c, &table[i], line(i, at, value, room));
+        dtask_err err = put(c, &table[i], line(i, at, value, room), secret);
         if (err) return err;
         given[i] = true;
         source[i] = DTI_SRC_URL;
@@ -358,9 +384,12 @@ dtask_err dti_conf_load(const char *url, const char *const *opts, dti_conf *out,
     collected file = {0};
     dtask_err err = resolve(url, opts, &c, from, &own, &file);
     for (size_t i = 0; i < OPTIONS; i++) free(file.values[i]);
-    if (!err && c.inline_ && strcmp(own, "memory:"))
-        err = dti_fail(DTASK_EARGS, "The option inline is for debugging in one process, of memory: alone, and the engine is \"%.100s\": "
-            "write memory:?inline=1, or leave it out.", own);
+    if (!err && c.inline_ && strcmp(own, "memory:")) {
+        char shown[101];
+        dti_url_show(own, shown, sizeof shown);
+        err = dti_fail(DTASK_EARGS, "The option inline is for debugging in one process, of memory: alone, and the engine is \"%s\": "
+            "write memory:?inline=1, or leave it out.", shown);
+    }
     if (err) {
         free(own);
         return err;

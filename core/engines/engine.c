@@ -21,7 +21,8 @@ static bool knows(const dti_engine_ops *ops, const char *scheme, size_t n) {
 void dti_url_show(const char *url, char *out, size_t n) {
     const char *from = strstr(url, "://");
     from = from ? from + 3 : url;
-    const char *at = memrchr(from, '@', strcspn(from, "/?"));
+    // A password that was not escaped may have any sign: up to the last @. A path has none.
+    const char *at = strncmp(url, "sqlite:", 7) ? strrchr(from, '@') : NULL;
     const char *colon = at ? memchr(from, ':', (size_t)(at - from)) : NULL;
     if (colon) snprintf(out, n, "%.*s:***%s", (int)(colon - url), url, at);
     else snprintf(out, n, "%s", url);

@@ -21,7 +21,7 @@ from servers.certificates import Certificates
 from servers.kafka import AUTHORIZER
 
 import dynatask
-from dynatask import App, EngineError, TaskType, TooBig
+from dynatask import App, BadArguments, EngineError, TaskType, TooBig
 
 NewRedis = Callable[..., Redis]
 NewKafka = Callable[..., Kafka]
@@ -96,6 +96,36 @@ def test_a_topic_that_takes_less_names_its_setting(shared_kafka: Kafka, new_redi
         put(shared_kafka, "less.echo.intake", "wide", b"\x93\x02\xc5\x05\xdc" + b"x" * 1500, tmp_path)
         assert echo.start("behind").result(timeout=30) == "behind"
         assert ends(shared_kafka, "less.quarantine") == 1
+
+
+# ---- options ------------------------------------------------------------------------------------------
+
+NOWHERE = "kafka://127.0.0.1:1?store=redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bootstrap.servers", "metadata.broker.list", "client.id", "group.id", "group.instance.id", "enable.auto.commit", "auto.commit.enable",
+        "enable.auto.offset.store", "auto.offset.reset", "isolation.level", "partition.assignment.strategy", "allow.auto.create.topics", "acks",
+        "request.required.acks", "enable.idempotence", "transactional.id", "message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error",
+    ],
+)  # fmt: skip
+def test_options_that_are_not_for_users(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by name, with the reason, before a server is asked."""
+    for app in (App("kept", f"{NOWHERE}&kafka.{name}=1"), App("kept", NOWHERE, **{f"kafka.{name}": "1"})):  # type: ignore[arg-type]
+        with pytest.raises(BadArguments, match=rf"kafka\.{name} is not for users: .*\. Leave it out"):
+            echo_of(app).start("x")
+    monkeypatch.setenv(f"DYNATASK_KAFKA_{name.replace('.', '_').upper()}", "1")
+    with pytest.raises(BadArguments, match=rf"kafka\.{name} is not for users"):
+        echo_of(App("kept", NOWHERE)).start("x")
+
+
+@pytest.mark.parametrize("name", ["sasl.passwort", "sasl.password2", "ssl.key.pem2", "sasl.oauthbearer.config2"])
+def test_a_wrong_option_does_not_show_a_secret(name: str) -> None:
+    with pytest.raises(BadArguments, match=rf"kafka\.{name}") as caught:
+        echo_of(App("wrong", f"{NOWHERE}&kafka.{name}=s3cret")).start("x")
+    assert "s3cret" not in str(caught.value)
 
 
 # ---- rights -------------------------------------------------------------------------------------------

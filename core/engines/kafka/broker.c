@@ -53,7 +53,8 @@ static void failed(rd_kafka_t *rk, int err, const char *reason, void *opaque) {
 static dtask_err set(rd_kafka_conf_t *conf, const char *name, const char *value) {
     char why[TEXT];
     if (rd_kafka_conf_set(conf, name, value, why, sizeof why) == RD_KAFKA_CONF_OK) return DTASK_OK;
-    if (strstr(name, "password") || strstr(name, "secret") || strstr(name, "pem") || strstr(name, "jaas")) // it might repeat the value
+    // librdkafka's text may repeat the value.
+    if (strstr(name, "password") || strstr(name, "secret") || strstr(name, "key") || strstr(name, "pem") || strstr(name, "oauthbearer"))
         return dti_fail(DTASK_EARGS, "The option kafka.%.100s is not one that librdkafka %s takes, or has a wrong value.", name, rd_kafka_version_str());
     return dti_fail(DTASK_EARGS, "The option kafka.%.100s: %s (librdkafka %s).", name, why, rd_kafka_version_str());
 }
@@ -73,7 +74,8 @@ dtask_err dti_broker_settings(const dti_broker *b, const char *const *pairs, rd_
         char *value = strchr(line, '=');
         if (!*line) continue;
         if (value) *value++ = 0;
-        err = set(conf, line, value ? value : "");
+        err = dti_broker_kept(line);
+        if (!err) err = set(conf, line, value ? value : "");
     }
     free(lines);
     rd_kafka_conf_set_opaque(conf, (void *)b);

@@ -1,4 +1,4 @@
-// What the files that speak to librdkafka, broker.c, look.c and unread.c, share.
+// What the files that speak to librdkafka, broker.c, kept.c, look.c and unread.c, share.
 #pragma once
 
 #include <librdkafka/rdkafka.h>
@@ -28,6 +28,8 @@ struct dti_broker {
 
 // Settings for a client: ours first, `pairs` (ends with NULL), then the user's, which win.
 dtask_err dti_broker_settings(const dti_broker *, const char *const *pairs, rd_kafka_conf_t **out);
+// EARGS: an option of that name is not the user's to give; the sentence says why.
+dtask_err dti_broker_kept(const char *name);
 // EENGINE: what failed, and the last that librdkafka said.
 dtask_err dti_broker_trouble(dti_broker *, const char *what, rd_kafka_resp_err_t code);
 // "the right Read on the topic x"
