@@ -13,6 +13,19 @@ typedef struct {
     void (*restore)(sim *);
 } sim_beside;
 
+// What came of an operation beside and in the model is the same, or a violation.
+void beside_same_outs(sim *, const dti_op *beside, const dti_op *model);
+void beside_same_effects(sim *, const dti_effects *beside, const dti_effects *model);
+void beside_same_read(sim *, const dti_read *beside, const dti_read *model);
+
+// The program has one of them at most, or none. open ends the program where it cannot.
+#ifdef SIM_REDIS
 extern const sim_beside beside_redis; // the script, on a server of its own
-void beside_redis_open(void);         // starts the server; ends the program where it cannot
+void beside_redis_open(void);
 void beside_redis_close(void);
+#endif
+#ifdef SIM_SQLITE
+extern const sim_beside beside_sqlite; // the tables of a file
+void beside_sqlite_open(void);
+void beside_sqlite_close(void);
+#endif

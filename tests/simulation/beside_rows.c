@@ -460,6 +460,6 @@ static bool one_way(dti_store *a, dti_store *b, const char *name, char *out, siz
     return false;
 }
 
-bool beside_differs(dti_store *redis, dti_store *model, char *out, size_t n) {
-    return one_way(redis, model, "redis", out, n) || one_way(model, redis, "the model", out, n);
+bool beside_differs(dti_store *here, dti_store *model, char *out, size_t n) {
+    return one_way(here, model, "beside", out, n) || one_way(model, here, "the model", out, n);
 }

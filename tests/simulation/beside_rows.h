@@ -10,4 +10,4 @@
 // first row that is malformed.
 const char *beside_rows(dtask_str dump, dti_store *to, dti_store *model);
 // The first row that one has and the other has not, or has otherwise; false: none.
-bool beside_differs(dti_store *redis, dti_store *model, char *out, size_t n);
+bool beside_differs(dti_store *here, dti_store *model, char *out, size_t n);

@@ -1,6 +1,8 @@
 // simulation [--seeds N] [--from S] [--seconds T]   runs seeds S .. S+N-1, at most T seconds
 // simulation --seed S [--trace]                     runs one again, and tells all
 // simulation-redis ..                               the same, with the Redis script beside the model
+// simulation-kafka ..                               and starts as a worker takes them in from Kafka
+// simulation-sqlite ..                              the same, with the tables of an SQLite file beside it
 // simulation-planted [--fault NAME --until-caught]  for each planted fault: seeds until it is caught
 //
 // A violation prints the seed, the step, the invariant's name and the last
@@ -136,10 +138,14 @@ int main(int argc, char **argv) {
     sim_stats stats = {0};
     sim *s = calloc(1, sizeof *s);
     s->stats = &stats;
+    s->beside_dumps = one;
 #ifdef SIM_REDIS
     s->beside = &beside_redis;
-    s->beside_dumps = one;
     beside_redis_open();
+#endif
+#ifdef SIM_SQLITE
+    s->beside = &beside_sqlite;
+    beside_sqlite_open();
 #endif
     int code;
 #ifdef DTI_PLANT
@@ -166,6 +172,9 @@ int main(int argc, char **argv) {
 #endif
 #ifdef SIM_REDIS
     beside_redis_close();
+#endif
+#ifdef SIM_SQLITE
+    beside_sqlite_close();
 #endif
     sim_done(s);
     free(s);
