@@ -246,6 +246,14 @@ static void again_later(dtask_task *f, dti_flight *fl) {
     f->link->flush_at = dti_mono_us() + DTI_AGAIN_US;
 }
 
+// Its wait was armed while a message without an end was on its way, and the
+// answer has said that a call of it joined another task, or was left out: what
+// it waits for may be here, and no row of its own will wake it. Who is being
+// unwound was resumed for that, and only once.
+static bool came_meanwhile(dtask_task *f) {
+    return f->end == DTI_END_PARK && !f->cancelled && !f->unwind && !f->lost && dti_wait_holds(f);
+}
+
 static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, dti_frames *rest) {
     dtask_task *f = fl->frame;
     dtask_worker *w = f->w;
@@ -264,10 +272,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
         }
         extras_free(f);
         ended(f, m, a, rest);
-        // Its wait was armed while this message was on its way, and the answer
-        // has said that a call of it joined another task, or was left out: what
-        // it waits for may be here, and no row of its own will wake it.
-        if (!m->end && f->end == DTI_END_PARK && !f->cancelled && dti_wait_holds(f)) {
+        if (!m->end && came_meanwhile(f)) {
             dti_end_set(f, DTI_END_NONE);
             dti_settle(f);
         }

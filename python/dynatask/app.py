@@ -24,7 +24,7 @@ from ._starts import Starts
 from ._types import TypeCore
 from ._watch import Watcher
 from .codec import Codec
-from .errors import BadArguments, Conflict
+from .errors import BadArguments, Conflict, Retry
 from .handles import End, Job, Task, in_thread
 from .info import JobInfo, TaskInfo, job_info, task_info
 from .tasktype import AsyncTaskType, SyncTaskType, TaskType
@@ -302,6 +302,18 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def _ended(info: JobInfo) -> JobInfo:
+    """What a callback is given: counts that are final.
+
+    A store that went back in time (a stale replica took over) may run the job
+    again while an attempt that it does not know of is still here: that one
+    ends without having called anybody.
+    """
+    if info.state == "running":
+        raise Retry(f"the job {info.id} runs again, the store has lost its end", counted=False)
+    return info
+
+
 def _of_job(fn: Callable[[JobInfo], Any]) -> Callable[..., Any]:
     """The callback as a handler: its argument comes as the job's handle."""
     import functools
@@ -310,13 +322,13 @@ def _of_job(fn: Callable[[JobInfo], Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(fn):
 
         async def run_async(job: Job[Any]) -> Any:
-            return await fn(await job.ainfo())
+            return await fn(_ended(await job.ainfo()))
 
         made: Any = run_async
     else:
 
         def run(job: Job[Any]) -> Any:
-            return fn(job.info())
+            return fn(_ended(job.info()))
 
         made = run
     functools.update_wrapper(made, fn, assigned=("__name__", "__qualname__", "__module__", "__doc__"), updated=())

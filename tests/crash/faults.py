@@ -307,7 +307,8 @@ class Round:
             except NotFound:
                 if not self.fault.lossy:
                     raise
-                if not isinstance(end := self.trees[-1][1].ended(), NotFound):
+                end = self.trees[-1][1].ended()
+                if not isinstance(end, NotFound) and end != self.args.tasks:  # it may have ended before it was lost
                     raise Lost(f"who waited for a lost job was told {end!r}")
                 self._plant()
                 continue

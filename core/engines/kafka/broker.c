@@ -517,7 +517,7 @@ struct dti_reader {
     size_t placed;
     dti_unread *unread;
     char denied[TEXT];           // a right that is missing, or empty
-    bool fenced;                 // another reader is the same static member now
+    bool fixed, fenced;          // it is a static member; another reader is the same one now
 };
 
 // An error of the group's, or of a topic's.
@@ -654,6 +654,10 @@ void dti_reader_close(dti_reader *r) {
         if (r->group) rd_kafka_queue_io_event_enable(r->group, -1, NULL, 0);
         for (size_t i = 0; r->records && i < r->ntopics; i++) rd_kafka_queue_io_event_enable(r->records[i], -1, NULL, 0);
         take_away(r);
+        // A member whose join is under way as it closes may end the process (an
+        // assertion on the subscription, 2.0.2); without one it joins no more.
+        // A static one would leave by it, and its partitions would not wait.
+        if (!r->fixed) rd_kafka_unsubscribe(r->rk);
         if (r->group) rd_kafka_queue_destroy(r->group);
         for (size_t i = 0; r->records && i < r->ntopics; i++) rd_kafka_queue_destroy(r->records[i]);
         rd_kafka_consumer_close(r->rk);
@@ -673,6 +677,7 @@ dtask_err dti_reader_open(dti_broker *b, const char *group, const char *member, 
     char why[TEXT], client[sizeof CLIENT + 16];
     if (!r || !(r->name = strdup(group))) return free(r), dti_fail(DTASK_ENOMEM, "no memory for a reader of Kafka");
     r->at = b;
+    r->fixed = *member;
     client_id(client, store);
     r->topics = calloc(n + 1, sizeof *r->topics);
     for (size_t i = 0; r->topics && i < n && (r->topics[i] = strdup(topics[i])); i++) r->ntopics++;
