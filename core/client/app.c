@@ -58,6 +58,7 @@ dtask_err dtask_open(const char *name, const char *url, const char *const *opts,
         err = dti_engine_open(&(dti_engine_conf){.url = app->url, .app = app->name, .full = app->conf.full, .lease_us = app->conf.lease_us,
                                   .timeout_us = app->conf.engine_timeout_us, .prefix = app->conf.prefix,
                                   .store = app->conf.store, .kafka = app->conf.kafka, .done = app->conf.done, .member = app->conf.member,
+                                  .shared = app->conf.shared,
                                   .partitions = app->conf.partitions, .replication = app->conf.replication,
                                   .tls_ca = app->conf.tls_ca, .tls_cert = app->conf.tls_cert, .tls_key = app->conf.tls_key,
                                   .tell = {tell, app}}, &app->engine);

@@ -29,6 +29,7 @@ typedef struct {
     char store[1024];            // of kafka:
     char kafka[4096];            // lines NAME=VALUE for librdkafka
     char member[256];
+    char shared[1024];           // "a,b": types whose starts lie in one topic
     uint8_t done;                // DTI_DONE_*
     unsigned partitions, replication; // of topics; 0: as the engine has it
     char tls_ca[1024], tls_cert[1024], tls_key[1024]; // files

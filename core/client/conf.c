@@ -47,6 +47,7 @@ static const option table[] = {
     {"prefix", TEXT, AT(prefix), "", "heads the names of keys in Redis, so that apps of one name stay apart", 0, 0, {0}},
     {"store", TEXT, AT(store), "", "the URL of the Redis that keeps the state where the engine is kafka:", 0, 0, {0}},
     {"member", TEXT, AT(member), "", "static id of a worker in Kafka's group, no two alike: restarted, it goes on with its partitions at once", 0, 0, {0}},
+    {"shared", TEXT, AT(shared), "", "rare task types, a,b: their starts lie in one topic of Kafka, APP.shared; the same in all processes of an app", 0, 0, {0}},
     {"partitions", UNSIGNED, AT(partitions), "0", "partitions of Kafka's topics that are made; 0: 4", 0, 10000, {0}},
     {"replication", UNSIGNED, AT(replication), "0", "copies of Kafka's topics that are made; 0: as the brokers have it", 0, 100, {0}},
     {"done", CHOICE, AT(done), "", "on: ends of jobs go into Kafka's topic APP.done; off: no longer; empty: as the store has it", 0, 0, {"", "on", "off"}},

@@ -25,6 +25,7 @@ typedef struct {                 // values outlive open only
     const char *kafka;           // options of librdkafka: lines NAME=VALUE; NULL or empty: none
     uint8_t done;                // DTI_DONE_*: whether ends of jobs go into a topic
     const char *member;          // the worker's static id in the group; NULL or empty: none
+    const char *shared;          // "a,b": starts of these types lie in one topic; NULL or empty: each type has its own
     unsigned partitions, replication; // of topics that are made; 0: 4, as the brokers have it
 } dti_engine_conf;
 

@@ -58,7 +58,8 @@ typedef struct kafka {
     dti_broker *broker;
     dti_started *started;
     dti_gone *gone;
-    char prefix[64], app[104], member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], done[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
+    dti_kafka_names names;
+    char member[256], quarantine[DTI_KAFKA_NAME_MAX + 1], done[DTI_KAFKA_NAME_MAX + 1], group[DTI_KAFKA_NAME_MAX + 1];
     uint8_t keep;                // DTI_DONE_*
     pthread_mutex_t lock;
     LIST_HEAD(, dti_bell) bells;
@@ -95,13 +96,13 @@ static bool type_number(kafka *k, const char *name, uint32_t *out) {
 }
 
 // Where starts of one type go.
-typedef struct { dtask_str type; char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t number; bool unknown, numbered; dtask_err err; } route;
+typedef struct { dtask_str type; char topic[DTI_KAFKA_NAME_MAX + 1]; uint32_t number; bool shared, unknown, numbered; dtask_err err; } route;
 
 static void route_to(kafka *k, dtask_str type, route *out) {
     char name[201];
-    *out = (route){.type = type};
+    *out = (route){.type = type, .shared = dti_kafka_shares(&k->names, type)};
     snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
-    out->err = dti_kafka_name(k->prefix, k->app, name, NULL, out->topic);
+    out->err = dti_kafka_topic(&k->names, type, out->topic);
     if (out->err) return;
     out->err = dti_broker_knows(k->broker, out->topic);
     if ((out->unknown = out->err == DTASK_ENOTFOUND)) out->err = DTASK_OK;
@@ -128,7 +129,7 @@ static void starts(kafka *k, dti_arena *arena, dti_op *ops, size_t n, dti_failur
         if ((ops[i].err = r->err)) dti_note_failure(failure);
         if (ops[i].err || r->unknown) continue;
         value.n = 0;
-        dti_kafka_put_start(&value, s);
+        dti_kafka_put_start(&value, s, r->shared);
         dtask_str bytes = value.failed ? (dtask_str){0} : dti_dup(arena, dti_str(value.p, value.n));
         if (!bytes.p) {
             ops[i].err = dti_fail(DTASK_ENOMEM, "no memory for a start");
@@ -174,7 +175,7 @@ static bool lies_in_kafka(kafka *k, dti_arena *arena, dtask_str id, dti_op *op, 
     pthread_mutex_lock(&k->lock);
     *type = k->types[job->topic];
     pthread_mutex_unlock(&k->lock);
-    if (dti_kafka_name(k->prefix, k->app, *type, NULL, topic)) return false;
+    if (dti_kafka_topic(&k->names, dti_strz(*type), topic)) return false;
     bool gone = dti_gone_was(k->gone, topic, job->partition, job->next); // asked ahead of the store
     dti_op ops[] = {{.kind = DTI_OP_INTAKE, .intake = {.source = source_of(arena, topic, job->partition)}}, *op};
     store_call(k, arena, ops, 2);
@@ -271,7 +272,7 @@ static void hello(kafka *k, dti_arena *arena, dti_op *op) {
     dti_hello *h = &op->hello;
     dti_served *s = NULL;
     dtask_err err = h->bye ? DTASK_OK : alone(k);
-    if (!err && !h->bye) err = dti_served_new(k->broker, k->prefix, k->app, k->quarantine, h, &s);
+    if (!err && !h->bye) err = dti_served_new(k->broker, &k->names, k->quarantine, h, &s);
     dti_bell *leaves = h->bye ? bell_of(k, h->worker) : NULL;
     if (!h->bye && !err && (h->name.n || k->keep)) err = done_topic(k, arena, &s->kept);
     if (leaves && leaves->kept) flush(k, leaves, arena);
@@ -279,7 +280,7 @@ static void hello(kafka *k, dti_arena *arena, dti_op *op) {
         op->err = err;
     } else {
         store_call(k, arena, op, 1);
-        if (!op->err && s) dti_served_number(s, k->prefix, k->app, h);
+        if (!op->err && s) dti_served_number(s, &k->names, h);
     }
     if (op->err || !s || !s->n || !h->worker || !h->name.n) {
         free(s);
@@ -328,13 +329,14 @@ static bool take_one(dti_bell *b, dti_arena *arena, const dti_part *parts, size_
     dti_record r;
     if (!dti_reader_next(b->reader, topic, &r)) return false;
     const dti_part *p = &parts[r.part];
+    const struct dti_served_type *t = &b->served->types[topic];
     dti_intake *in = &op->intake;
     const char *why;
     op->kind = DTI_OP_INTAKE;
     *in = (dti_intake){.source = source_of(arena, p->topic, p->partition), .from = (uint64_t)r.from, .next = (uint64_t)r.next};
     *from = (taken){r.part, dti_dup(arena, r.key), dti_dup(arena, r.value)};
     dti_record_done(&r);
-    in->skip = !dti_kafka_take_start(arena, from->key, from->value, b->served->types[topic].type, &in->start, &why);
+    in->skip = !dti_kafka_take_start(arena, from->key, from->value, t->shared ? 0 : t->type, &in->start, &why);
     if (in->skip && in->start.id.n) in->refused = dti_quarantine_refusal(&b->aside, arena, why);
     *stuck = in->skip && !dti_quarantine_put(&b->aside, in->source, r.next, from->key, from->value, why);
     if (*stuck) dti_reader_place(b->reader, r.part, r.from);
@@ -367,6 +369,18 @@ static void hold(dti_bell *b, const char *topic) {
         if (!strcmp(b->served->types[i].topic, topic)) b->served->types[i].held_until = dti_mono_us() + HOLD_US;
 }
 
+// A type that the store has lost, and that this worker may not serve: so that
+// starts of others behind it in a shared topic go on.
+static bool made_known(kafka *k, dti_arena *arena, dtask_str name) {
+    if (!name.n) return false;
+    dti_hello_type *type = dti_alloc0(arena, sizeof *type);
+    if (!type) return false;
+    *type = (dti_hello_type){.name = name, .version = 1, .crashes = 3, .named = true};
+    dti_op op = {.kind = DTI_OP_HELLO, .hello = {.types = type, .ntypes = 1}};
+    store_call(k, arena, &op, 1);
+    return !op.err && type->no;
+}
+
 static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts, const dti_op *ops, const taken *from, size_t n) {
     for (size_t i = 0; i < n; i++) {
         const dti_intake *in = &ops[i].intake;
@@ -378,12 +392,13 @@ static void took(kafka *k, dti_bell *b, dti_arena *arena, const dti_part *parts,
         snprintf(why, sizeof why, "%s", dtask_err_detail());
         if (ops[i].err && at_fault(ops[i].err) && dti_quarantine_put(&b->aside, in->source, (int64_t)in->next, from[i].key, from[i].value, why)) {
             dti_op skip = {.kind = DTI_OP_INTAKE, .intake = {.source = in->source, .from = in->from, .next = in->next, .skip = true,
-                .refused = dti_quarantine_refusal(&b->aside, arena, why), .start = dti_kafka_no_start(in->start.id, in->start.task.type)}};
+                .refused = dti_quarantine_refusal(&b->aside, arena, why),
+                .start = dti_kafka_no_start(in->start.id, in->start.task.type, in->start.type)}};
             store_call(k, arena, &skip, 1);
             dti_reader_place(b->reader, part, skip.err ? (int64_t)in->from : (int64_t)skip.intake.at);
         } else if (ops[i].err) {
             dti_reader_place(b->reader, part, (int64_t)in->from);
-            hold(b, parts[part].topic);
+            if (ops[i].err != DTASK_ENOTFOUND || !made_known(k, arena, in->start.type)) hold(b, parts[part].topic);
         } else if (in->status == DTI_TAKEN_NOT) {
             dti_reader_place(b->reader, part, (int64_t)in->at);
         }
@@ -402,7 +417,8 @@ static size_t room(kafka *k, dti_bell *b, const dti_turn *turn) {
         for (uint32_t j = 0; j < turn->nwant; j++)
             if (turn->want[j].type == t->type) t->wanted = turn->want[j].n;
         if (b->full || now < t->held_until) continue;
-        if (k->store->ops->hungry(k->store, b->own, t->type)) t->surplus = 0, t->most = TAKE_MAX;
+        if (t->shared) t->most = dti_reader_waits(b->reader, i) ? TAKE_MAX : 0;
+        else if (k->store->ops->hungry(k->store, b->own, t->type)) t->surplus = 0, t->most = TAKE_MAX;
         else if (t->wanted > t->surplus) t->most = t->wanted - t->surplus;
         all += t->most < TAKE_MAX ? t->most : TAKE_MAX;
     }
@@ -416,7 +432,7 @@ static void ask_hungry(dti_bell *b, dti_arena *arena, dti_turn *turn) {
     if (!want) return;
     if (turn->nwant) memcpy(want, turn->want, turn->nwant * sizeof *want);
     for (size_t i = 0; i < s->n; i++)
-        if (!s->types[i].wanted && dti_reader_waits(b->reader, i)) want[turn->nwant++] = (dti_want){s->types[i].type, 0};
+        if (!s->types[i].shared && !s->types[i].wanted && dti_reader_waits(b->reader, i)) want[turn->nwant++] = (dti_want){s->types[i].type, 0};
     turn->want = want;
 }
 
@@ -432,7 +448,7 @@ static bool claimed(dti_bell *b, const dti_turn *turn) {
             const dti_claim *c = &turn->claims[j];
             if (c->row.type == t->type) t->got++, t->roots += !c->ord && !c->again;
         }
-        bool dry = turn->nclaims < turn->n && t->got < t->wanted;
+        bool dry = t->shared || (turn->nclaims < turn->n && t->got < t->wanted);
         t->surplus = dry || t->surplus + t->taken < t->roots ? 0 : t->surplus + t->taken - t->roots;
         // Others have claimed them, or they are not due: while other types
         // fill the turns nothing says so.
@@ -640,10 +656,12 @@ static dtask_err known_topics(kafka *k, dti_arena *arena, dti_look *what) {
     if (op.err) return op.err;
     const char **topics = dti_alloc(arena, (op.read.n + 1) * sizeof *topics);
     for (uint32_t i = 0; topics && i < op.read.n; i++) {
-        char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
+        char topic[DTI_KAFKA_NAME_MAX + 1];
         dtask_str type = op.read.types[i].name;
-        snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
-        if (!dti_served_outside(type) || dti_kafka_name(k->prefix, k->app, name, NULL, topic)) continue;
+        size_t same = 0;
+        if (!dti_served_outside(type) || dti_kafka_topic(&k->names, type, topic)) continue;
+        while (same < what->n && strcmp(topics[same], topic)) same++;
+        if (same < what->n) continue;
         dtask_str copy = dti_dup(arena, dti_str(topic, strlen(topic) + 1));
         if (copy.p) topics[what->n++] = copy.p;
     }
@@ -709,14 +727,17 @@ static dtask_err prepare(kafka *k, const dti_engine_conf *conf) {
             "kafka.sasl.username and kafka.sasl.password.");
     if (!conf->store || strncmp(conf->store, "redis", 5))
         return dti_fail(DTASK_EARGS, "Kafka needs a store in Redis: write kafka://%.200s?store=redis://HOST/0.", servers);
-    snprintf(k->prefix, sizeof k->prefix, "%s", conf->prefix ? conf->prefix : "");
-    snprintf(k->app, sizeof k->app, "%s", conf->app);
+    snprintf(k->names.prefix, sizeof k->names.prefix, "%s", conf->prefix ? conf->prefix : "");
+    snprintf(k->names.app, sizeof k->names.app, "%s", conf->app);
+    snprintf(k->names.shared, sizeof k->names.shared, "%s", conf->shared ? conf->shared : "");
+    dtask_err err = dti_kafka_shared_check(k->names.shared);
+    if (err) return err;
     k->keep = conf->done;
     k->timeout_us = conf->timeout_us;
     snprintf(k->member, sizeof k->member, "%s", conf->member ? conf->member : "");
-    dtask_err err = dti_kafka_name(k->prefix, k->app, NULL, "quarantine", k->quarantine);
-    if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, "done", k->done);
-    if (!err) err = dti_kafka_name(k->prefix, k->app, NULL, NULL, k->group);
+    err = dti_kafka_name(&k->names, "quarantine", k->quarantine);
+    if (!err) err = dti_kafka_name(&k->names, "done", k->done);
+    if (!err) err = dti_kafka_name(&k->names, NULL, k->group);
     if (err) return err;
     if (!(k->started = dti_started_new())) return dti_fail(DTASK_ENOMEM, "out of memory for an engine");
     // A wrong option is said before any server is asked.

@@ -1,7 +1,6 @@
 // See served.h.
 #include "engines/kafka/served.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,17 +8,16 @@ bool dti_served_outside(dtask_str type) {
     return type.n <= 9 || memcmp(type.p, "dynatask.", 9) || dti_str_eq(type, dti_strz(DTI_SYS_MAP));
 }
 
-dtask_err dti_served_new(dti_broker *b, const char *prefix, const char *app, const char *quarantine, const dti_hello *h, dti_served **out) {
+dtask_err dti_served_new(dti_broker *b, const dti_kafka_names *names, const char *quarantine, const dti_hello *h, dti_served **out) {
     const char **topics = calloc(h->ntypes + 2, sizeof *topics);
     dti_served *s = *out = calloc(1, sizeof *s + (h->ntypes + 1) * sizeof *s->types);
     dtask_err err = s && topics ? DTASK_OK : dti_fail(DTASK_ENOMEM, "no memory for a worker's topics");
     for (uint32_t i = 0; i <= h->ntypes && !err; i++) {
         dtask_str type = i < h->ntypes ? h->types[i].name : dti_strz(DTI_SYS_MAP);
-        char name[201];
         size_t same = 0;
         if (!dti_served_outside(type)) continue;
-        snprintf(name, sizeof name, "%.*s", (int)type.n, type.p);
-        err = dti_kafka_name(prefix, app, name, NULL, s->types[s->n].topic);
+        err = dti_kafka_topic(names, type, s->types[s->n].topic);
+        s->types[s->n].shared = dti_kafka_shares(names, type);
         while (same < s->n && strcmp(s->types[same].topic, s->types[s->n].topic)) same++;
         if (same == s->n) topics[s->n] = s->types[s->n].topic, s->n++;
     }
@@ -29,11 +27,10 @@ dtask_err dti_served_new(dti_broker *b, const char *prefix, const char *app, con
     return err;
 }
 
-void dti_served_number(dti_served *s, const char *prefix, const char *app, const dti_hello *h) {
+void dti_served_number(dti_served *s, const dti_kafka_names *names, const dti_hello *h) {
     for (uint32_t i = 0; i < h->ntypes; i++) {
-        char name[201], topic[DTI_KAFKA_NAME_MAX + 1];
-        snprintf(name, sizeof name, "%.*s", (int)h->types[i].name.n, h->types[i].name.p);
-        if (h->types[i].refused || dti_kafka_name(prefix, app, name, NULL, topic)) continue;
+        char topic[DTI_KAFKA_NAME_MAX + 1];
+        if (h->types[i].refused || dti_kafka_topic(names, h->types[i].name, topic)) continue;
         for (size_t j = 0; j < s->n; j++)
             if (!strcmp(s->types[j].topic, topic)) s->types[j].type = h->types[i].no;
     }

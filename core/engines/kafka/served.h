@@ -15,6 +15,7 @@ typedef struct dti_served {
     size_t n;
     struct dti_served_type {
         char topic[DTI_KAFKA_NAME_MAX + 1];
+        bool shared;             // of several types, all of which are taken in as they come: what follows, but held_until and taken, is not used
         uint32_t type;
         uint32_t surplus;        // starts taken in that this worker has not claimed since: its lanes are long
         uint32_t passed;         // claims since one of this type came, though it was wanted
@@ -28,7 +29,7 @@ bool dti_served_outside(dtask_str type);
 // The topics of hello's types, and of maps: each once. They are made if need
 // be, with the quarantine's, so that a right that is missing is told now.
 // *out is to be freed, also on an error.
-dtask_err dti_served_new(dti_broker *, const char *prefix, const char *app, const char *quarantine, const dti_hello *, dti_served **out);
+dtask_err dti_served_new(dti_broker *, const dti_kafka_names *, const char *quarantine, const dti_hello *, dti_served **out);
 // Gives the topics their types' numbers once hello was answered, of several
 // versions the last; one without a number is not served.
-void dti_served_number(dti_served *, const char *prefix, const char *app, const dti_hello *);
+void dti_served_number(dti_served *, const dti_kafka_names *, const dti_hello *);
