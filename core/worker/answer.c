@@ -158,6 +158,12 @@ static void parked(dtask_task *f) {
     drop_beyond(w);
 }
 
+// What it waits for is here, and nobody to go on with it: another claim runs it.
+static void release_cold(dtask_task *f) {
+    dti_end_set(f, DTI_END_RELEASE);
+    f->unstarted = false;
+}
+
 static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, dti_frames *rest) {
     switch (m->end) {
     case DTI_END_NONE: return;
@@ -167,9 +173,7 @@ static void ended(dtask_task *f, const dti_message *m, const dti_answer *a, dti_
         if (!now) {
             parked(f);
         } else if (f->how == DTI_COLD) {
-            // Nobody is here to go on: another claim runs it.
-            dti_end_set(f, DTI_END_RELEASE);
-            f->unstarted = false;
+            release_cold(f);
             dti_out_add(f, true);
         } else {
             dti_end_set(f, DTI_END_NONE);
@@ -248,10 +252,15 @@ static void again_later(dtask_task *f, dti_flight *fl) {
 
 // Its wait was armed while a message without an end was on its way, and the
 // answer has said that a call of it joined another task, or was left out: what
-// it waits for may be here, and no row of its own will wake it. Who is being
-// unwound was resumed for that, and only once.
-static bool came_meanwhile(dtask_task *f) {
-    return f->end == DTI_END_PARK && !f->cancelled && !f->unwind && !f->lost && dti_wait_holds(f);
+// it waits for may be here, and no row of its own will wake it.
+static void come_meanwhile(dtask_task *f) {
+    if (f->end != DTI_END_PARK || f->cancelled || f->lost) return;
+    if (!f->unwind && dti_wait_holds(f)) {
+        dti_end_set(f, DTI_END_NONE);
+        dti_settle(f);
+    } else if (f->unwind && dti_wait_met(f)) {
+        release_cold(f);
+    }
 }
 
 static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, dti_frames *rest) {
@@ -272,10 +281,7 @@ static void answered(dti_flight *fl, const dti_message *m, const dti_answer *a, 
         }
         extras_free(f);
         ended(f, m, a, rest);
-        if (!m->end && came_meanwhile(f)) {
-            dti_end_set(f, DTI_END_NONE);
-            dti_settle(f);
-        }
+        if (!m->end) come_meanwhile(f);
         break;
     case DTI_FULL:
         if (!f->full_since) f->full_since = dti_mono_us();

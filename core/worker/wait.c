@@ -86,7 +86,11 @@ static bool holds(dti_wait *a, const dtask_task *f) {
 }
 
 bool dti_wait_holds(dtask_task *f) {
-    if (f->hit || f->cancelled || f->unwind || f->lost || f->broken) return true;
+    return f->cancelled || f->unwind || f->lost || f->broken || dti_wait_met(f);
+}
+
+bool dti_wait_met(dtask_task *f) {
+    if (f->hit) return true;
     for (size_t i = 0; i < f->nwaits; i++)
         if (holds(&f->waits[i], f)) return true;
     return false;

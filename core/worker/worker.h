@@ -486,7 +486,8 @@ dtask_err dti_match_take(dtask_task *, const uint64_t call[2], dti_found *out); 
 
 // wait.c
 dtask_err dti_wait_arm(dtask_task *, dtask_child *const *, size_t n, int flags, int64_t ms, bool next);
-bool dti_wait_holds(dtask_task *);           // L: something armed is there
+bool dti_wait_holds(dtask_task *);           // L: something armed is there, or nothing of it is awaited any more
+bool dti_wait_met(dtask_task *);             // L: something armed is there
 void dti_wait_disarm(dtask_task *);          // L
 void dti_wait_park(dtask_task *, dti_parkhow); // L: queues the park
 void dti_wait_arms(dtask_task *);            // L: sets f->mask; at the time the message is made

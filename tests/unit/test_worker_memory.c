@@ -66,3 +66,61 @@ BOTH(worker_memory, no_room_for_all_calls_of_a_turn) {
     cr_assert(refused > 0);
     rig_close(&r);
 }
+
+// ---- a handler that is dropped while its calls are on their way ---------------------------
+
+static gate calls = GATE;        // 1: a message with children has been taken by the engine; 2: its reply may come
+static atomic_bool holding;
+
+static void hold_reply(dti_engine *e, dti_arena *mem, dti_op *ops, size_t n) {
+    bool children = false;
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t j = 0; ops[i].kind == DTI_OP_TURN && j < ops[i].turn.nmessages; j++) children |= ops[i].turn.messages[j].nchildren > 0;
+    rig_engine(e, mem, ops, n);
+    if (!children || !atomic_exchange(&holding, false)) return;
+    gate_open(&calls);
+    gate_wait(&calls, 2);
+}
+
+static dtask_err one_of_two(dtask_task *t, void *arg) {
+    (void)arg;
+    dtask_child *first, *second;
+    int64_t x;
+    dtask_err err = dtask_spawn(t, "three", DTASK_OPTS("unique", "scope=job over=drop"), &first, "i", (int64_t)1);
+    if (!err) err = dtask_spawn(t, "three", DTASK_OPTS("unique", "scope=job over=drop"), &second, "i", (int64_t)1);
+    if (err) return err;
+    bool dropped = gate_at(&calls) < 2;
+    if (dropped) gate_wait(&calls, 1), left = 0; // no stack: this wait drops the handler
+    err = dtask_wait(t, second, -1);
+    left = 1000000;
+    cr_assert_eq(err, dropped ? DTASK_EUNWIND : DTASK_ESKIPPED, "%s", dtask_err_name(err));
+    if (dropped) return err;
+    err = dtask_wait(t, first, -1);
+    if (!err) err = dtask_child_result(first, "i", &x);
+    return err ? err : dtask_done(t, "i", x);
+}
+
+static bool parks(dtask_worker *w) {
+    pthread_mutex_lock(&w->lock);
+    bool yes = w->all && w->all->end == DTI_END_PARK;
+    pthread_mutex_unlock(&w->lock);
+    return yes;
+}
+
+// The answer that the call it waited for was left out came as it was to park
+// without its stack: nothing would have woken it.
+BOTH(worker_memory, dropped_as_what_it_waits_for_comes) {
+    rig r;
+    int64_t n = 0;
+    rig_fault = hold_reply;
+    holding = true;
+    rig_open(&r, scheme, (rig_handler[]){{"one", "n:i -> i", one_of_two}, {"three", "n:i -> i", three}, {0}}, (const char *const[]){"slots", "1", NULL});
+    dtask_job *job = rig_job(&r, "one", NULL, 0);
+    gate_wait(&calls, 1);
+    while (!parks(r.worker)) rig_pause(1);
+    gate_open(&calls);
+    OK(rig_end(job, &n));
+    cr_assert_eq(n, 3);
+    cr_assert(refused > 0);
+    rig_close(&r);
+}
