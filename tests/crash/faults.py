@@ -333,7 +333,7 @@ class Round:
                     before = None
                 clock = Progress(scene.workers)
             else:
-                time.sleep(0.002)
+                time.sleep(0.005)
 
     def _check(self, accepted: list[Any], deleted: set[str]) -> None:
         from dynatask import NotFound

@@ -10,6 +10,7 @@ stays as it is: what it says was seen, all of it.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,26 @@ import rows
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guarantees.md"
 BEGIN, END = "<!-- {}: made by tests/crash/guarantees.py -->", "<!-- end -->"
 ROUNDS = 20
-HEAD = ["| durability | fault | lost, at most | attempts charged | test | strikes | accepted | lost | doubled |", "|---|---|---|---|---|---|---|---|---|"]
+HEAD = ["| durability | fault | lost, at most | attempts charged | test | rounds | kills | accepted | lost | doubled |", "|---|---|---|---|---|---|---|---|---|---|"]
 
 
 def table(engine: str, found: Iterable[dict[str, Any]]) -> list[str]:
-    """The lines of an engine's table."""
+    """The lines of an engine's table, and the commits that its rows were seen on."""
     passed = {line["fault"]: line for line in found if line["engine"] == engine and "failed" not in line}
     lines: list[str] = []
+    commits: Counter[str] = Counter()
     for row in rows.rows():
         if row.engine != engine:
             continue
         result = passed.get(row.name)
         if not result or result["rounds"] < ROUNDS:
             raise SystemExit(f"{row.id}: {'no result that passed' if not result else 'only %d rounds' % result['rounds']}, and {ROUNDS} rounds are wanted")
-        counts = (f"{result[key]:,}" for key in ("strikes", "accepted", "lost", "doubled"))
+        commits[result["commit"]] += 1
+        counts = (f"{result[key]:,}" for key in ("rounds", "strikes", "accepted", "lost", "doubled"))
         fault = row.fault
         lines.append(f"| {' | '.join([fault.durability, fault.about, fault.loses, 'those that ran' if fault.charges else 'none', f'`{row.id}`', *counts])} |")
-    return [*HEAD, *lines]
+    seen = ", ".join(f"{commit} ({n} row{'s' * (n > 1)})" for commit, n in commits.items())
+    return [*HEAD, *lines, "", f"Seen on commits {seen}."]
 
 
 def page(text: str, found: list[dict[str, Any]]) -> str:

@@ -145,8 +145,8 @@ ALWAYS, EVERYSEC, NONE = "acks=all, AOF always", "acks=all, AOF everysec", "acks
 everysec, none, pair = partial(KafkaScene, aof="everysec"), partial(KafkaScene, aof="none"), partial(KafkaScene, aof="none", pair=True)
 three, behind_proxies, ten = partial(KafkaScene, three=True), partial(KafkaScene, proxies=True), partial(KafkaScene, pairs=5)
 FAULTS: dict[str, Fault[KafkaScene]] = {
-    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS),
-    "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three, ALWAYS),
+    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS, kills=2),
+    "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three, ALWAYS, kills=1),
     "records-deleted": Fault(
         "workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, ALWAYS, "what was deleted", charges=True, kills=2
     ),
@@ -159,7 +159,7 @@ FAULTS: dict[str, Fault[KafkaScene]] = {
     "sleep-redis": Fault("DEBUG SLEEP of Redis for 1.2 to 3 leases", sleep_server, KafkaScene, ALWAYS),
     "full": Fault("maxmemory of Redis reached, for up to 2 leases, then raised", fill_server, KafkaScene, ALWAYS, kills=1),
     "library-flushed": Fault("FUNCTION FLUSH of Redis", flush_library, KafkaScene, ALWAYS),
-    "without-kafka": Fault("the broker killed, and away for up to 5 leases", without_kafka, KafkaScene, ALWAYS),
+    "without-kafka": Fault("the broker killed, and away for up to 5 leases", without_kafka, KafkaScene, ALWAYS, kills=1),
     "without-redis": Fault("Redis killed, and away for up to 5 leases", without_redis, KafkaScene, ALWAYS),
     "storm": Fault("SIGKILL of ten workers, one after another", storm, KafkaScene, ALWAYS, charges=True, kills=2),
     "cut-network": Fault(

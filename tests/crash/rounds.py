@@ -64,8 +64,9 @@ class Worker:
         self.start()
 
     def start(self) -> None:
+        # Behind servers that come back and whoever strikes, which else wait for a processor while trees go on without end.
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(["nice", "-n", "10", *self.command], env=self.env, stdout=log, stderr=log, start_new_session=True)
 
     def kill(self) -> None:
         self.process.kill()

@@ -17,7 +17,7 @@ PAGE = "head\n<!-- redis: made by tests/crash/guarantees.py -->\nold\n<!-- end -
 
 def results() -> list[dict[str, Any]]:
     return [
-        {"engine": row.engine, "fault": row.name, "rounds": 20, "strikes": 20 + i, "accepted": 1000 + i, "lost": 0, "doubled": 0}
+        {"engine": row.engine, "fault": row.name, "commit": "abc" if i else "def", "rounds": 20, "strikes": 20 + i, "accepted": 1000 + i, "lost": 0, "doubled": 0}
         for i, row in enumerate(rows.rows())
     ]
 
@@ -26,14 +26,15 @@ def test_each_row_is_there_once_and_the_rest_of_the_page_stays() -> None:
     made = guarantees.page(PAGE, results())
     assert made.startswith("head\n") and "\nmiddle\n" in made and made.endswith("\ntail\n") and "old" not in made
     for i, row in enumerate(rows.rows()):
-        assert made.count(f"| `{row.id}` | {20 + i} | {1000 + i:,} | 0 | 0 |") == 1
+        assert made.count(f"| `{row.id}` | 20 | {20 + i} | {1000 + i:,} | 0 | 0 |") == 1
+    assert made.count("(1 row)") == 1 and made.count("Seen on commits") == 2
     assert guarantees.page(made, results()) == made
 
 
 def test_the_last_result_that_passed_counts() -> None:
     found = results()
     found += [found[0] | {"accepted": 77}, found[0] | {"accepted": 88, "failed": "why"}]
-    assert f"| `{rows.rows()[0].id}` | 20 | 77 | 0 | 0 |" in guarantees.page(PAGE, found)
+    assert f"| `{rows.rows()[0].id}` | 20 | 20 | 77 | 0 | 0 |" in guarantees.page(PAGE, found)
 
 
 @pytest.mark.parametrize("spoil", [{"failed": "why"}, {"rounds": 19}, {"fault": "another"}])
