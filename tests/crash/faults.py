@@ -105,7 +105,7 @@ class Fault(Generic[S]):
     loses: str = "nothing"
     lossy: bool = False
     charges: bool = False
-    kills: int = 3
+    kills: int = 2
 
 
 # ---- what strikes anywhere ---------------------------------------------------------------------------

@@ -145,7 +145,7 @@ ALWAYS, EVERYSEC, NONE = "acks=all, AOF always", "acks=all, AOF everysec", "acks
 everysec, none, pair = partial(KafkaScene, aof="everysec"), partial(KafkaScene, aof="none"), partial(KafkaScene, aof="none", pair=True)
 three, behind_proxies, ten = partial(KafkaScene, three=True), partial(KafkaScene, proxies=True), partial(KafkaScene, pairs=5)
 FAULTS: dict[str, Fault[KafkaScene]] = {
-    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS, kills=2),
+    "kill-broker": Fault("SIGKILL of the broker and restart", kill_broker, KafkaScene, ALWAYS),
     "kill-one-of-three": Fault("three brokers: SIGKILL of one, restart", kill_one_of_three, three, ALWAYS, kills=1),
     "records-deleted": Fault(
         "workers killed, what is started meanwhile deleted from Kafka", delete_records, KafkaScene, ALWAYS, "what was deleted", charges=True, kills=2
